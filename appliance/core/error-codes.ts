@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { RetryClass } from './errors.ts';
 
-interface CodeEntry {
+export interface CodeEntry {
   readonly retry: RetryClass;
-  readonly exitCode: number;
+  readonly exit: keyof typeof EXIT_CODES;
   /** What the operator can do; a throw site may give a more exact one. */
   readonly hint: string;
 }
@@ -22,8 +22,6 @@ export const EXIT_CODES = {
   interrupted: 130,
 } as const;
 
-const { failed, usage, notFound, busy, corrupt, unreachable, key, noSpace, interrupted } = EXIT_CODES;
-
 /**
  * Every error code, one line each, grouped by layer. `docs/errors.md` holds the same codes with their explanation, and
  * a test compares the two in both directions.
@@ -32,193 +30,196 @@ export const ERROR_CODES = {
   // core
   ABORTED: {
     retry: 'transient',
-    exitCode: interrupted,
+    exit: 'interrupted',
     hint: 'The operation was interrupted; nothing half-done is listed. Run it again.',
   },
-  BAD_ARGUMENT: { retry: 'never', exitCode: usage, hint: 'Run the command with --help to see what it takes.' },
-  IO_FAILED: { retry: 'after-repair', exitCode: failed, hint: 'Look at the device and the file system named above.' },
+  BAD_ARGUMENT: { retry: 'never', exit: 'usage', hint: 'Run the command with --help to see what it takes.' },
+  IO_FAILED: { retry: 'after-repair', exit: 'failed', hint: 'Look at the device and the file system named above.' },
   NO_SPACE: {
     retry: 'after-repair',
-    exitCode: noSpace,
+    exit: 'noSpace',
     hint: 'Free space, or delete recovery points and run `understudy gc`.',
   },
   LOCKED: {
     retry: 'transient',
-    exitCode: busy,
+    exit: 'busy',
     hint: 'Another process uses it; wait for it, or use the running `understudy serve`.',
   },
   TIMED_OUT: {
     retry: 'transient',
-    exitCode: unreachable,
+    exit: 'unreachable',
     hint: 'The other side did not answer in time; check that it runs and try again.',
   },
-  INTERNAL: { retry: 'never', exitCode: failed, hint: 'This is a defect; please report it with the log.' },
+  INTERNAL: { retry: 'never', exit: 'failed', hint: 'This is a defect; please report it with the log.' },
 
   // block
-  OUT_OF_RANGE: { retry: 'never', exitCode: failed, hint: 'The request lies outside the disk.' },
-  READ_ONLY: { retry: 'never', exitCode: failed, hint: 'The device is read-only; export a writable copy instead.' },
-  NOT_SUPPORTED: { retry: 'never', exitCode: failed, hint: 'The device cannot do this.' },
-  CLOSED: { retry: 'never', exitCode: failed, hint: 'The device or connection was closed before the request.' },
+  OUT_OF_RANGE: { retry: 'never', exit: 'failed', hint: 'The request lies outside the disk.' },
+  READ_ONLY: { retry: 'never', exit: 'failed', hint: 'The device is read-only; export a writable copy instead.' },
+  NOT_SUPPORTED: { retry: 'never', exit: 'failed', hint: 'The device cannot do this.' },
+  CLOSED: { retry: 'never', exit: 'failed', hint: 'The device or connection was closed before the request.' },
 
   // nbd
   NBD_BAD_URI: {
     retry: 'never',
-    exitCode: usage,
+    exit: 'usage',
     hint: 'Use nbd://host[:port]/export, nbds://…, or nbd+unix:///export?socket=/path.',
   },
   NBD_CONNECT_FAILED: {
     retry: 'transient',
-    exitCode: unreachable,
+    exit: 'unreachable',
     hint: 'Check that the NBD server runs and listens there.',
   },
   NBD_PROTOCOL: {
     retry: 'never',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'The peer broke the NBD protocol; nothing it sent after that was used.',
   },
-  NBD_REFUSED: { retry: 'never', exitCode: failed, hint: 'The server refused the option; see its message.' },
+  NBD_REFUSED: { retry: 'never', exit: 'failed', hint: 'The server refused the option; see its message.' },
   NBD_EXPORT_UNKNOWN: {
     retry: 'never',
-    exitCode: notFound,
+    exit: 'notFound',
     hint: 'List the exports of the server, for example with `nbdinfo --list`.',
   },
   NBD_TLS_REQUIRED: {
     retry: 'never',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'Use nbds:// and give certificates or a pre-shared key.',
   },
   NBD_TLS_FAILED: {
     retry: 'never',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'Check certificates, host name, and pre-shared key of both sides.',
   },
   NBD_CONNECTION_LOST: {
     retry: 'transient',
-    exitCode: unreachable,
+    exit: 'unreachable',
     hint: 'The NBD server went away in the middle of the work.',
   },
   NBD_SERVER_ERROR: {
     retry: 'after-repair',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'The server answered a request with an error; look at its log and its storage.',
   },
   NBD_EXPORT_CHANGED: {
     retry: 'never',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'After reconnecting, the export was not the same any more.',
   },
   NBD_META_CONTEXT_MISSING: {
     retry: 'never',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'The server does not offer the meta context that the work depends on.',
   },
 
   // repository
   REPOSITORY_NOT_FOUND: {
     retry: 'never',
-    exitCode: notFound,
+    exit: 'notFound',
     hint: 'Create one with `understudy init`, or point --state to the right directory.',
   },
-  REPOSITORY_EXISTS: { retry: 'never', exitCode: usage, hint: 'Choose an empty directory.' },
-  REPOSITORY_FORMAT: { retry: 'never', exitCode: failed, hint: 'The repository was written by another version.' },
-  REPOSITORY_KEY: { retry: 'never', exitCode: key, hint: 'Give the recovery key that `understudy init` printed.' },
+  REPOSITORY_EXISTS: { retry: 'never', exit: 'usage', hint: 'Choose an empty directory.' },
+  REPOSITORY_FORMAT: { retry: 'never', exit: 'failed', hint: 'The repository was written by another version.' },
+  REPOSITORY_KEY: { retry: 'never', exit: 'key', hint: 'Give the recovery key that `understudy init` printed.' },
   REPOSITORY_CORRUPT: {
     retry: 'after-repair',
-    exitCode: corrupt,
+    exit: 'corrupt',
     hint: 'Run `understudy check --read-data` to see which points it touches.',
   },
   OBJECT_EXISTS: {
     retry: 'never',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'An object of that name is there already; it was not touched.',
   },
   OBJECT_NOT_FOUND: {
     retry: 'after-repair',
-    exitCode: corrupt,
+    exit: 'corrupt',
     hint: 'A file of the repository is missing; run `understudy check`.',
   },
   CHUNK_MISSING: {
     retry: 'after-repair',
-    exitCode: corrupt,
+    exit: 'corrupt',
     hint: 'Run `understudy catalog rebuild`, then `understudy check`.',
   },
 
   // catalog
   CATALOG_DAMAGED: {
     retry: 'after-repair',
-    exitCode: corrupt,
+    exit: 'corrupt',
     hint: 'Run `understudy catalog rebuild`; the repository has everything.',
   },
-  POINT_NOT_FOUND: { retry: 'never', exitCode: notFound, hint: 'List the points with `understudy points`.' },
-  POINT_AMBIGUOUS: { retry: 'never', exitCode: usage, hint: 'Give more characters of the id.' },
-  POINT_IN_USE: { retry: 'transient', exitCode: busy, hint: 'Stop the machine or the export that uses it first.' },
-  MACHINE_NOT_FOUND: { retry: 'never', exitCode: notFound, hint: 'List the machines with `understudy machine list`.' },
-  DISK_NOT_FOUND: { retry: 'never', exitCode: notFound, hint: 'Show the disks with `understudy point show`.' },
+  POINT_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the points with `understudy points`.' },
+  POINT_AMBIGUOUS: { retry: 'never', exit: 'usage', hint: 'Give more characters of the id.' },
+  POINT_IN_USE: { retry: 'transient', exit: 'busy', hint: 'Stop the machine or the export that uses it first.' },
+  MACHINE_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the machines with `understudy machine list`.' },
+  DISK_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'Show the disks with `understudy point show`.' },
 
   // volume
   WRITE_LOG_CORRUPT: {
     retry: 'after-repair',
-    exitCode: corrupt,
+    exit: 'corrupt',
     hint: 'The write log is damaged before its end; the recovery point beneath it is not.',
   },
 
   // hypervisor
   LIBVIRT_UNAVAILABLE: {
     retry: 'after-repair',
-    exitCode: unreachable,
+    exit: 'unreachable',
     hint: 'Install libvirt (libvirt0) and check that libvirtd runs.',
   },
   LIBVIRT_CONNECT_FAILED: {
     retry: 'transient',
-    exitCode: unreachable,
+    exit: 'unreachable',
     hint: 'Check the connection URI with `virsh -c URI list`.',
   },
-  LIBVIRT_FAILED: { retry: 'after-repair', exitCode: failed, hint: "See libvirt's message, and the log of libvirtd." },
-  DOMAIN_NOT_FOUND: { retry: 'never', exitCode: notFound, hint: 'List the machines with `understudy machine list`.' },
+  LIBVIRT_FAILED: { retry: 'after-repair', exit: 'failed', hint: "See libvirt's message, and the log of libvirtd." },
+  DOMAIN_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the machines with `understudy machine list`.' },
   DOMAIN_BUSY: {
     retry: 'transient',
-    exitCode: busy,
+    exit: 'busy',
     hint: 'Another job runs on this machine; wait until it has ended.',
   },
-  DOMAIN_EXISTS: { retry: 'never', exitCode: usage, hint: 'Choose another name with --as.' },
+  DOMAIN_EXISTS: { retry: 'never', exit: 'usage', hint: 'Choose another name with --as.' },
   DOMAIN_GONE: {
     retry: 'transient',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'The machine stopped during the work; run the backup again.',
   },
   NO_PROTECTABLE_DISK: {
     retry: 'after-repair',
-    exitCode: failed,
+    exit: 'failed',
     hint: '`understudy machine show` names the reason for each disk.',
   },
   TOOL_MISSING: {
     retry: 'after-repair',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'Install the missing program (`npm run setup` does it).',
   },
-  TOOL_FAILED: { retry: 'after-repair', exitCode: failed, hint: 'See the message of the program.' },
+  TOOL_FAILED: { retry: 'after-repair', exit: 'failed', hint: 'See the message of the program.' },
 
   // cbt, protect, recover
-  TRACKER_FAILED: { retry: 'transient', exitCode: failed, hint: 'The next backup will scan the whole disk.' },
+  TRACKER_FAILED: { retry: 'transient', exit: 'failed', hint: 'The next backup will scan the whole disk.' },
   SOURCE_CHANGED: {
     retry: 'transient',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'The disk changed its size or identity during the backup; run it again.',
   },
   INCOMPLETE_BACKUP: {
     retry: 'transient',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'Not every byte that was due arrived; no recovery point was made.',
   },
-  TARGET_EXISTS: { retry: 'never', exitCode: usage, hint: 'Choose another target, or remove it first.' },
-  TARGET_TOO_SMALL: { retry: 'never', exitCode: usage, hint: 'The target must be at least as large as the disk.' },
-  CONFIRMATION_NEEDED: { retry: 'never', exitCode: usage, hint: 'Add --yes when you are sure.' },
+  TARGET_EXISTS: { retry: 'never', exit: 'usage', hint: 'Choose another target, or remove it first.' },
+  TARGET_TOO_SMALL: { retry: 'never', exit: 'usage', hint: 'The target must be at least as large as the disk.' },
+  CONFIRMATION_NEEDED: { retry: 'never', exit: 'usage', hint: 'Add --yes when you are sure.' },
   BOOT_FAILED: {
     retry: 'after-repair',
-    exitCode: failed,
+    exit: 'failed',
     hint: 'The point is unchanged; see the message of the hypervisor.',
   },
-  SERVICE_UNREACHABLE: { retry: 'transient', exitCode: unreachable, hint: 'Start it with `understudy serve`.' },
-} as const satisfies Readonly<Record<string, CodeEntry>>;
+  SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
+} as const;
+
+/** The table, checked against its row type. */
+export const ERROR_TABLE: Readonly<Record<ErrorCode, CodeEntry>> = ERROR_CODES;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

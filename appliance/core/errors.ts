@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { ERROR_CODES, type ErrorCode } from './error-codes.ts';
+import { ERROR_TABLE, type ErrorCode, EXIT_CODES } from './error-codes.ts';
 
 /** Whether the same call may succeed later: by itself, after somebody repaired something, or never. */
 export type RetryClass = 'never' | 'transient' | 'after-repair';
@@ -27,16 +27,16 @@ export class ApplianceError extends Error {
     super(message, context.cause === undefined ? undefined : { cause: context.cause });
     this.code = code;
     this.details = context.details ?? {};
-    this.hint = context.hint ?? ERROR_CODES[code].hint;
+    this.hint = context.hint ?? ERROR_TABLE[code].hint;
   }
 
   get retry(): RetryClass {
-    return ERROR_CODES[this.code].retry;
+    return ERROR_TABLE[this.code].retry;
   }
 
   /** The process exit code of a command that ends with this error (`docs/errors.md`). */
   get exitCode(): number {
-    return ERROR_CODES[this.code].exitCode;
+    return EXIT_CODES[ERROR_TABLE[this.code].exit];
   }
 }
 

@@ -52,19 +52,19 @@ export const REP = {
 export const INFO = { EXPORT: 0, NAME: 1, DESCRIPTION: 2, BLOCK_SIZE: 3 } as const;
 
 export const FLAG = {
-  HAS_FLAGS: 1 << 0,
-  READ_ONLY: 1 << 1,
-  SEND_FLUSH: 1 << 2,
-  SEND_FUA: 1 << 3,
-  ROTATIONAL: 1 << 4,
-  SEND_TRIM: 1 << 5,
-  SEND_WRITE_ZEROES: 1 << 6,
-  SEND_DF: 1 << 7,
-  CAN_MULTI_CONN: 1 << 8,
-  SEND_RESIZE: 1 << 9,
-  SEND_CACHE: 1 << 10,
-  SEND_FAST_ZERO: 1 << 11,
-  BLOCK_STATUS_PAYLOAD: 1 << 12,
+  HAS_FLAGS: 0x1,
+  READ_ONLY: 0x2,
+  SEND_FLUSH: 0x4,
+  SEND_FUA: 0x8,
+  ROTATIONAL: 0x10,
+  SEND_TRIM: 0x20,
+  SEND_WRITE_ZEROES: 0x40,
+  SEND_DF: 0x80,
+  CAN_MULTI_CONN: 0x100,
+  SEND_RESIZE: 0x200,
+  SEND_CACHE: 0x400,
+  SEND_FAST_ZERO: 0x800,
+  BLOCK_STATUS_PAYLOAD: 0x1000,
 } as const;
 
 export const CMD = {
@@ -79,12 +79,12 @@ export const CMD = {
 } as const;
 
 export const CMD_FLAG = {
-  FUA: 1 << 0,
-  NO_HOLE: 1 << 1,
-  DF: 1 << 2,
-  REQ_ONE: 1 << 3,
-  FAST_ZERO: 1 << 4,
-  PAYLOAD_LEN: 1 << 5,
+  FUA: 0x1,
+  NO_HOLE: 0x2,
+  DF: 0x4,
+  REQ_ONE: 0x8,
+  FAST_ZERO: 0x10,
+  PAYLOAD_LEN: 0x20,
 } as const;
 
 export const CHUNK = {
