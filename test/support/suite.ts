@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+import { realpathSync, writeSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { systemClock } from '../../appliance/core/clock.ts';
+import { toError } from '../../appliance/core/errors.ts';
+import { type Counts, encodeCounts, type Skip } from './counts.ts';
+import { arePeersRequired, missingRequirements } from './requirements.ts';
+import { type TestContext, TestScope } from './test-scope.ts';
+
+/*
+ * uvu, guarded. Bare uvu 0.5.6 exits 0 for a forgotten run(), a throwing `before`, a failing test whose `after.each`
+ * throws too, and a stray `.only`; a leaked handle makes it hang (docs/decisions/guarded-uvu.md). Therefore:
+ *
+ *   - uvu has no hook, no only and no run() here; it calls the bodies in order and prints them.
+ *   - The counts are ours: every registered test is exactly one of passed, failed, skipped. What escapes from a test (an
+ *     unhandled rejection, a late exception) counts as one more failed test.
+ *   - The file's last line are the counts, written while the process exits; the exit code is 0 only when all is well.
+ */
+
+/** Options of a suite (for all of its tests) or of one test. */
+export interface TestOptions {
+  /** Programs that must exist, or files when there is a slash in the name; otherwise the test is skipped with the reason. */
+  readonly requires?: readonly string[];
+  /** Time budget of one test, without the disposal of its resources. */
+  readonly timeoutMs?: number;
+}
+
+export type TestBody = (t: TestContext) => Promise<void> | void;
+
+/** Registers one test. The title is a sentence about behaviour, unique in its suite. */
+export type RegisterTest = (title: string, body: TestBody, options?: TestOptions) => void;
+
+interface TestEntry {
+  readonly title: string;
+  readonly body: TestBody;
+  readonly requires: readonly string[];
+  readonly timeoutMs: number;
+}
+
+interface SuiteEntry {
+  readonly name: string;
+  readonly tests: TestEntry[];
+}
+
+const DEFAULT_TIMEOUT_MS = 30_000;
+
+/** How long the event loop may stay alive after the last test. */
+const LINGER_LIMIT_MS = 2_000;
+
+/** Stack frames that are the runner's own. */
+const RUNNER_FRAME = /^\s+at .*(node_modules\/uvu\/|test\/support\/(suite|test-scope)\.ts|\(node:internal\/)/;
+
+let currentRun: FileRun | undefined;
+
+/** Declares a suite; it runs by itself once the test file has been loaded. */
+export function suite(name: string, options: TestOptions = {}): RegisterTest {
+  currentRun ??= FileRun.start();
+  return currentRun.addSuite(name, options);
+}
+
+class FileRun {
+  readonly #suites: SuiteEntry[] = [];
+  readonly #skips: Skip[] = [];
+  #phase: 'loading' | 'running' | 'ended' = 'loading';
+  #runningTitle: string | undefined;
+  #total = 0;
+  #passed = 0;
+  #failed = 0;
+
+  static start(): FileRun {
+    const run = new FileRun();
+    process.on('uncaughtException', (error) => run.#recordEscaped('an uncaught exception', error));
+    process.on('unhandledRejection', (reason) => run.#recordEscaped('an unhandled rejection', reason));
+    process.on('exit', () => run.#report());
+    setImmediate(() => {
+      run.#execute().catch((error: unknown) => run.#recordEscaped('the test runner failed', error));
+    });
+    return run;
+  }
+
+  addSuite(name: string, options: TestOptions): RegisterTest {
+    this.#mustBeLoading(name);
+    const tests: TestEntry[] = [];
+    this.#suites.push({ name, tests });
+    return (title, body, testOptions = {}) => {
+      this.#mustBeLoading(title);
+      if (tests.some((test) => test.title === title)) throw new Error(`two tests of "${name}" are called "${title}"`);
+      this.#total += 1;
+      tests.push({
+        title,
+        body,
+        requires: [...(options.requires ?? []), ...(testOptions.requires ?? [])],
+        timeoutMs: testOptions.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
+      });
+    };
+  }
+
+  async #execute(): Promise<void> {
+    await mainModuleLoaded();
+    this.#phase = 'running';
+    // uvu decides at its import whether it starts by itself; with UVU_DEFER it waits for exec().
+    Object.assign(globalThis, { UVU_DEFER: 1, UVU_INDEX: 0, UVU_QUEUE: [[null]] });
+    const uvu = await import('uvu');
+    for (const { name, tests } of this.#suites) {
+      const runner = uvu.suite(name);
+      for (const test of tests) {
+        const reason = this.#skipReason(test);
+        if (reason === undefined) runner(test.title, () => this.#runTest(test));
+        else {
+          this.#skips.push({ title: test.title, reason });
+          runner.skip();
+        }
+      }
+      runner.run();
+    }
+    await uvu.exec();
+    this.#phase = 'ended';
+    setTimeout(() => this.#endLingering(), LINGER_LIMIT_MS).unref();
+  }
+
+  #skipReason(test: TestEntry): string | undefined {
+    const missing = missingRequirements(test.requires);
+    return missing.length === 0 || arePeersRequired() ? undefined : `not installed: ${missing.join(', ')}`;
+  }
+
+  /** Throws, for uvu to print, after the outcome was recorded here. */
+  async #runTest(test: TestEntry): Promise<void> {
+    process.stdout.write(`\n  ${test.title} … `);
+    this.#runningTitle = test.title;
+    const startedMs = systemClock.elapsedMs();
+    const missing = missingRequirements(test.requires);
+    const errors =
+      missing.length > 0
+        ? [new Error(`not installed, and REQUIRE_PEERS=1: ${missing.join(', ')}`)]
+        : await new TestScope(test.title).run(test.body, test.timeoutMs);
+    this.#runningTitle = undefined;
+    process.stdout.write(`${Math.round(systemClock.elapsedMs() - startedMs)} ms `);
+    if (errors.length === 0) this.#passed += 1;
+    else {
+      this.#failed += 1;
+      throw printable(errors);
+    }
+  }
+
+  #recordEscaped(what: string, thrown: unknown): void {
+    const during = this.#runningTitle === undefined ? 'outside of a test' : `during "${this.#runningTitle}"`;
+    this.#total += 1;
+    this.#failed += 1;
+    process.stdout.write(`\n  FAIL ${what} ${during}\n${describe(toError(thrown))}\n`);
+  }
+
+  #endLingering(): void {
+    const resources = process.getActiveResourcesInfo().join(', ');
+    this.#total += 1;
+    this.#failed += 1;
+    process.stdout.write(`\n  FAIL something was left open: the process is still alive, kept by: ${resources}\n`);
+    process.exit(1);
+  }
+
+  #report(): void {
+    if (this.#phase !== 'ended') {
+      const where = this.#runningTitle === undefined ? '' : `, in "${this.#runningTitle}"`;
+      writeSync(1, `\n  FAIL the process ended before its tests did${where}\n`);
+      this.#failed = this.#total - this.#passed - this.#skips.length;
+    }
+    for (const skip of this.#skips) writeSync(1, `  skipped: ${skip.title} (${skip.reason})\n`);
+    const counts: Counts = {
+      total: this.#total,
+      passed: this.#passed,
+      failed: this.#failed,
+      skipped: this.#skips.length,
+      skips: this.#skips,
+    };
+    const isGood =
+      this.#phase === 'ended' &&
+      counts.total > 0 &&
+      counts.failed === 0 &&
+      counts.passed + counts.skipped === counts.total;
+    if (!isGood) process.exitCode = 1;
+    writeSync(1, `${encodeCounts(counts)}\n`);
+  }
+
+  #mustBeLoading(what: string): void {
+    if (this.#phase !== 'loading') throw new Error(`"${what}" was registered after the tests had begun`);
+  }
+}
+
+/** Settles when the test file is loaded, also when it awaits at its top level. */
+async function mainModuleLoaded(): Promise<void> {
+  const main = process.argv[1];
+  if (main !== undefined) await import(pathToFileURL(realpathSync(main)).href);
+}
+
+/** One plain error for uvu, which chokes on non-errors and would build its own difference of megabytes of Buffer. */
+function printable(errors: readonly Error[]): Error {
+  const message = errors.map(describe).join('\n');
+  const error = new Error(message.replaceAll('\n', '\n    '));
+  error.stack = 'Error';
+  return error;
+}
+
+function describe(error: Error): string {
+  const code = 'code' in error && typeof error.code === 'string' ? error.code : '';
+  const own = (error.stack ?? `${error.name}: ${error.message}`)
+    .split('\n')
+    .filter((line) => !RUNNER_FRAME.test(line))
+    .join('\n');
+  const nested = error instanceof AggregateError ? error.errors.map((one) => describe(toError(one))) : [];
+  if (error.cause !== undefined) nested.push(`caused by ${describe(toError(error.cause))}`);
+  return [own.includes(code) ? own : `${code} ${own}`, ...nested].join('\n').replaceAll('\n', '\n  ');
+}
