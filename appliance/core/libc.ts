@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createRequire } from 'node:module';
+import type koffiModule from 'koffi';
+
+/*
+ * The few system calls that Node does not offer, through libc.so.6. A failed call throws an error like Node's own, with
+ * `code`, `errno` and `syscall`. Calls that may wait for a disk run on Node's thread pool. The caller keeps the
+ * descriptor open until the call has settled.
+ */
+
+/** flock(2): takes the exclusive lock of the open file description, or throws EAGAIN at once when another has it. */
+export function lockExclusively(fd: number): void {
+  const calls = systemCalls();
+  if (calls.flock(fd, LOCK_EX | LOCK_NB) !== 0) throw failure('flock', calls.koffi.errno());
+}
+
+/** lseek(2) with SEEK_DATA: the first offset from `offset` on that holds data, or undefined when there is none. */
+export async function nextData(fd: number, offset: number): Promise<number | undefined> {
+  return await seek(fd, offset, SEEK_DATA);
+}
+
+/** lseek(2) with SEEK_HOLE: the first offset from `offset` on that lies in a hole; the file's end counts as one. */
+export async function nextHole(fd: number, offset: number): Promise<number | undefined> {
+  return await seek(fd, offset, SEEK_HOLE);
+}
+
+/**
+ * fallocate(2): makes the range read as zeroes without changing the file's size; `punch` frees its storage, `zero` keeps
+ * it. Throws EOPNOTSUPP when the file system or device cannot do it; nothing has changed then.
+ */
+export async function zeroRange(
+  fd: number,
+  how: 'punch' | 'zero',
+  range: { offset: number; length: number },
+): Promise<void> {
+  const calls = systemCalls();
+  const mode = FALLOC_FL_KEEP_SIZE | (how === 'punch' ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+  await new Promise<void>((resolve, reject) => {
+    calls.fallocate.async(fd, mode, range.offset, range.length, (error: unknown, result: number) => {
+      if (error !== null) reject(new Error('fallocate could not be called', { cause: error }));
+      else if (result === 0) resolve();
+      else reject(failure('fallocate', calls.koffi.errno()));
+    });
+  });
+}
+
+/** flock(2), lseek(2), fallocate(2) on Linux: <sys/file.h>, <unistd.h>, <linux/falloc.h>. */
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const FALLOC_FL_KEEP_SIZE = 0x01;
+const FALLOC_FL_PUNCH_HOLE = 0x02;
+const FALLOC_FL_ZERO_RANGE = 0x10;
+
+/** Numbers with two names on Linux. */
+const PREFERRED_NAMES: ReadonlyMap<number, string> = new Map([
+  [11, 'EAGAIN'],
+  [95, 'EOPNOTSUPP'],
+]);
+
+interface AsyncCall {
+  async(...parameters: unknown[]): void;
+}
+
+interface SystemCalls {
+  readonly koffi: typeof koffiModule;
+  readonly names: ReadonlyMap<number, string>;
+  readonly flock: (fd: number, operation: number) => number;
+  readonly lseek: AsyncCall;
+  readonly fallocate: AsyncCall;
+}
+
+/** Node's own way to load a CommonJS package on first use: processes that need none of this do not pay for it. */
+const require = createRequire(import.meta.url);
+
+let loaded: SystemCalls | undefined;
+
+function systemCalls(): SystemCalls {
+  if (loaded === undefined) {
+    const koffi = require('koffi') as typeof koffiModule;
+    const libc = koffi.load('libc.so.6');
+    loaded = {
+      koffi,
+      names: new Map(Object.entries(koffi.os.errno).map(([name, number]) => [number, name])),
+      flock: libc.func('int flock(int fd, int operation)'),
+      lseek: libc.func('int64_t lseek(int fd, int64_t offset, int whence)'),
+      fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+    };
+  }
+  return loaded;
+}
+
+function seek(fd: number, offset: number, whence: number): Promise<number | undefined> {
+  const calls = systemCalls();
+  return new Promise((resolve, reject) => {
+    calls.lseek.async(fd, offset, whence, (error: unknown, result: number) => {
+      const errno = calls.koffi.errno();
+      if (error !== null) reject(new Error('lseek could not be called', { cause: error }));
+      else if (result >= 0) resolve(result);
+      else if (errno === calls.koffi.os.errno['ENXIO']) resolve(undefined);
+      else reject(failure('lseek', errno));
+    });
+  });
+}
+
+function failure(syscall: string, errno: number): Error {
+  const code = PREFERRED_NAMES.get(errno) ?? systemCalls().names.get(errno) ?? `E${errno}`;
+  return Object.assign(new Error(`${code}: ${syscall} failed`), { code, errno, syscall });
+}
