@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { checkTasks, fileTasks, runTasks, totalsOf } from './support/driver.ts';
+import { finalReport, resultLine } from './support/report.ts';
+
+/*
+ * npm test: the compiler, the formatter, the linter, then every test file in a process of its own. The last line is
+ * `N passed, N failed, N skipped`; the exit code is 0 only when something passed and nothing failed.
+ */
+
+const USAGE = `usage: npm test -- [options] [path filter…]
+  --only-files      without the compiler, formatter and linter
+  --concurrency N   test files at the same time (2)
+  --limit-s N       seconds until a test file is killed (300)
+`;
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      'only-files': { type: 'boolean', default: false },
+      concurrency: { type: 'string', default: '2' },
+      'limit-s': { type: 'string', default: '300' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  const concurrency = Number(values.concurrency);
+  const limitMs = Number(values['limit-s']) * 1_000;
+  if (values.help || !(Number.isInteger(concurrency) && concurrency > 0) || !(limitMs > 0)) {
+    process.stdout.write(USAGE);
+    return values.help ? 0 : 2;
+  }
+  process.chdir(join(import.meta.dirname, '..'));
+  const files = await fileTasks(positionals, limitMs);
+  const tasks = [...(values['only-files'] ? [] : checkTasks()), ...files];
+  const abort = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => abort.abort());
+  const onResult = (result: Parameters<typeof resultLine>[0]): void => {
+    process.stdout.write(`${resultLine(result)}\n`);
+  };
+  const results = await runTasks(tasks, { concurrency, signal: abort.signal, onResult });
+  if (files.length === 0) process.stdout.write('no test file matches\n');
+  process.stdout.write(`${finalReport(results)}\n`);
+  const totals = totalsOf(results);
+  if (abort.signal.aborted) return 130;
+  return totals.failed === 0 && totals.passed > 0 && files.length > 0 ? 0 : 1;
+}
+
+process.exitCode = await main();
