@@ -96,7 +96,7 @@ class FileRun {
   }
 
   async #execute(): Promise<void> {
-    await mainModuleLoaded();
+    if (!(await isMainModuleLoaded())) return;
     this.#phase = 'running';
     // uvu decides at its import whether it starts by itself; with UVU_DEFER it waits for exec().
     Object.assign(globalThis, { UVU_DEFER: 1, UVU_INDEX: 0, UVU_QUEUE: [[null]] });
@@ -185,10 +185,17 @@ class FileRun {
   }
 }
 
-/** Settles when the test file is loaded, also when it awaits at its top level. */
-async function mainModuleLoaded(): Promise<void> {
+/**
+ * Settles when the test file is loaded, also when it awaits at its top level. False when loading failed, which arrives as
+ * an uncaught exception as well and is reported there.
+ */
+async function isMainModuleLoaded(): Promise<boolean> {
   const main = process.argv[1];
-  if (main !== undefined) await import(pathToFileURL(realpathSync(main)).href);
+  if (main === undefined) return true;
+  return import(pathToFileURL(realpathSync(main)).href).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** One plain error for uvu, which chokes on non-errors and would build its own difference of megabytes of Buffer. */

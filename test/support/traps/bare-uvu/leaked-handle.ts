@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createServer } from 'node:net';
+import { suite } from 'uvu';
+
+const test = suite('leaked handle');
+test('leaves a server listening', () => {
+  createServer().listen(0, '127.0.0.1');
+});
+test.run();
