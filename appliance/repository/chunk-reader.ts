@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type ContentKey, keyToHex } from '../core/content-id.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
+import { type Arena, SlabPool } from './arena.ts';
+import { ChunkCache } from './chunk-cache.ts';
+import type { ChunkIndex, ChunkLocation } from './chunk-index.ts';
+import type { CodecPool } from './codec-pool.ts';
+import { NODE_BYTES } from './format.ts';
+import { checkNode } from './node.ts';
+import type { ObjectStore } from './object-store.ts';
+import { packKey } from './pack-writer.ts';
+
+/** Nodes that are kept decoded: 32 MiB, which maps 64 GiB of disk at 64 KiB a chunk. */
+const MAX_CACHED_NODES = 16_384;
+const NODE_SLABS = 64;
+
+export interface ChunkReaderOptions {
+  readonly pool: CodecPool;
+  readonly index: ChunkIndex;
+  readonly store: ObjectStore;
+  readonly chunkBytes: number;
+  readonly cacheBytes: number;
+}
+
+/** Arena bytes that a reader takes. */
+export function chunkReaderArenaBytes(chunkBytes: number, cacheBytes: number): number {
+  return cacheBytes + chunkBytes + NODE_SLABS * (NODE_BYTES + 64);
+}
+
+/** Reads contents by id. Everything it hands out was verified against its id when it was decoded. */
+export class ChunkReader {
+  readonly #options: ChunkReaderOptions;
+  readonly #cache: ChunkCache;
+  readonly #nodeSlabs: SlabPool;
+  readonly #nodes = new Map<ContentKey, Buffer>();
+  readonly #loading = new Map<ContentKey, Promise<Buffer>>();
+
+  constructor(arena: Arena, options: ChunkReaderOptions) {
+    this.#options = options;
+    const slots = Math.max(1, Math.floor(options.cacheBytes / options.chunkBytes));
+    this.#cache = new ChunkCache(arena, options.chunkBytes, { slots, fill: (key, at) => this.#decodeChunk(key, at) });
+    this.#nodeSlabs = new SlabPool(arena, NODE_SLABS, NODE_BYTES);
+  }
+
+  /** Copies from a cached chunk at once; false when it is not cached. */
+  tryReadChunk(key: ContentKey, at: number, into: Buffer): boolean {
+    return this.#cache.tryRead(key, at, into);
+  }
+
+  /**
+   * Copies `into.length` bytes of a chunk from `at`.
+   * @throws ApplianceError CHUNK_MISSING, OBJECT_NOT_FOUND, REPOSITORY_CORRUPT, IO_FAILED
+   */
+  readChunk(key: ContentKey, at: number, into: Buffer): Promise<void> {
+    return this.#cache.read(key, at, into);
+  }
+
+  /** A cached node; undefined when it has to be loaded. The buffer is shared: never write to it. */
+  cachedNode(key: ContentKey): Buffer | undefined {
+    return this.#nodes.get(key);
+  }
+
+  /** A node of the given level. The buffer is shared: never write to it. Errors as `readChunk`. */
+  async node(key: ContentKey, level: number): Promise<Buffer> {
+    const cached = this.#nodes.get(key);
+    if (cached !== undefined) return cached;
+    let loading = this.#loading.get(key);
+    if (loading === undefined) {
+      loading = this.#loadNode(key, level).finally(() => this.#loading.delete(key));
+      this.#loading.set(key, loading);
+    }
+    return loading;
+  }
+
+  /** Forgets cached contents, so that the next reads come from the store. */
+  dropCaches(): void {
+    this.#cache.clear();
+    this.#nodes.clear();
+  }
+
+  async #loadNode(key: ContentKey, level: number): Promise<Buffer> {
+    const slab = await this.#nodeSlabs.acquire();
+    try {
+      const length = await this.#decode(key, slab.offset, NODE_BYTES);
+      const node = Buffer.from(slab.buffer.subarray(0, length));
+      checkNode(node, level);
+      if (this.#nodes.size >= MAX_CACHED_NODES) this.#evictNode();
+      this.#nodes.set(key, node);
+      return node;
+    } finally {
+      this.#nodeSlabs.release(slab);
+    }
+  }
+
+  #evictNode(): void {
+    const oldest = this.#nodes.keys().next().value;
+    if (oldest !== undefined) this.#nodes.delete(oldest);
+  }
+
+  async #decodeChunk(key: ContentKey, outAt: number): Promise<void> {
+    const length = await this.#decode(key, outAt, this.#options.chunkBytes);
+    // A short content must not leave the slot's former one visible behind it.
+    this.#options.pool.arena.bytes.fill(0, outAt + length, outAt + this.#options.chunkBytes);
+  }
+
+  /** Decodes to the arena; once more when garbage collection has moved the content meanwhile. */
+  async #decode(key: ContentKey, outAt: number, outBytes: number): Promise<number> {
+    const location = this.#locate(key);
+    try {
+      return await this.#decodeAt(key, location, { outAt, outBytes });
+    } catch (error) {
+      if (!hasCode(error, 'OBJECT_NOT_FOUND')) throw error;
+      const moved = this.#locate(key);
+      if (moved.packId === location.packId) throw error;
+      return this.#decodeAt(key, moved, { outAt, outBytes });
+    }
+  }
+
+  #decodeAt(
+    key: ContentKey,
+    at: ChunkLocation,
+    out: { readonly outAt: number; readonly outBytes: number },
+  ): Promise<number> {
+    return this.#options.pool.decode({
+      packId: at.packId,
+      path: this.#options.store.localPath(packKey(at.packId)),
+      offset: at.offset,
+      frameBytes: at.frameBytes,
+      id: key,
+      ...out,
+    });
+  }
+
+  #locate(key: ContentKey): ChunkLocation {
+    const location = this.#options.index.find(key);
+    if (location === undefined) {
+      throw new ApplianceError('CHUNK_MISSING', `content ${keyToHex(key)} is not in the index`, {
+        details: { id: keyToHex(key) },
+      });
+    }
+    return location;
+  }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Worker } from 'node:worker_threads';
+import type { ErrorCode } from '../core/error-codes.ts';
+import { ApplianceError, toError } from '../core/errors.ts';
+import { invariant } from '../core/invariant.ts';
+import type { Arena } from './arena.ts';
+import type {
+  CodecJob,
+  CodecReply,
+  CodecRequest,
+  CodecWorkerData,
+  DecodeJob,
+  EncodeJob,
+  HashJob,
+} from './codec-protocol.ts';
+import type { RepositoryKeys } from './keys.ts';
+
+/** Decode jobs that one message carries at most: enough to make messages cheap, few enough to keep all workers busy. */
+const MAX_JOBS_PER_MESSAGE = 4;
+
+interface Pending {
+  readonly request: CodecRequest;
+  readonly costBytes: number;
+  readonly resolve: (lengths: readonly number[]) => void;
+  readonly reject: (error: Error) => void;
+}
+
+interface Member {
+  readonly worker: Worker;
+  /** Estimated work that was given and not answered yet. */
+  loadBytes: number;
+  readonly pending: Map<number, Pending>;
+  outbox: CodecRequest[];
+}
+
+/**
+ * The threads that hash, compress, encrypt, decrypt and verify. Jobs given in one turn of the event loop travel in few
+ * messages. When a worker dies, everything that it held fails and the pool stays failed: nothing is retried blindly.
+ */
+export class CodecPool {
+  readonly arena: Arena;
+  readonly #members: Member[] = [];
+  #nextTicket = 1;
+  #isFlushPlanned = false;
+  #failure: Error | undefined;
+  #isClosed = false;
+
+  constructor(arena: Arena, keys: RepositoryKeys, options: { readonly threads: number; readonly zstdLevel: number }) {
+    this.arena = arena;
+    const data: CodecWorkerData = {
+      arena: arena.shared,
+      chunkIdKey: new Uint8Array(keys.chunkId.export()),
+      nodeIdKey: new Uint8Array(keys.nodeId.export()),
+      packRoot: new Uint8Array(keys.packRoot),
+      isEncrypted: keys.isEncrypted,
+      zstdLevel: options.zstdLevel,
+    };
+    for (let i = 0; i < options.threads; i++) this.#members.push(this.#start(data));
+  }
+
+  async hash(job: Omit<HashJob, 'op'>): Promise<void> {
+    await this.#submit({ op: 'hash', ...job }, job.itemBytes * job.count);
+  }
+
+  /** Lengths of the frames, in the order of the items. */
+  encode(job: Omit<EncodeJob, 'op'>): Promise<readonly number[]> {
+    return this.#submit({ op: 'encode', ...job }, 4 * job.itemBytes * job.items.length);
+  }
+
+  /** Plain length of the content. */
+  async decode(job: Omit<DecodeJob, 'op'>): Promise<number> {
+    const [length] = await this.#submit({ op: 'decode', ...job }, 2 * job.outBytes);
+    invariant(length !== undefined, 'a decode job answers with one length');
+    return length;
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#fail(new ApplianceError('CLOSED', 'the repository was closed'));
+    await Promise.all(this.#members.map((member) => member.worker.terminate()));
+  }
+
+  #start(data: CodecWorkerData): Member {
+    const worker = new Worker(new URL('./codec-worker.ts', import.meta.url), {
+      workerData: data,
+      name: 'codec',
+      resourceLimits: { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 16 },
+    });
+    const member: Member = { worker, loadBytes: 0, pending: new Map(), outbox: [] };
+    worker.unref();
+    worker.on('message', (replies: readonly CodecReply[]) => {
+      for (const reply of replies) this.#settle(member, reply);
+    });
+    worker.on('error', (error) => this.#fail(toError(error)));
+    worker.on('exit', (code) => this.#fail(new ApplianceError('INTERNAL', `a codec thread ended with code ${code}`)));
+    return member;
+  }
+
+  #submit(job: CodecJob, costBytes: number): Promise<readonly number[]> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    let member = this.#members[0];
+    invariant(member !== undefined, 'the pool has a worker');
+    for (const other of this.#members) if (other.loadBytes < member.loadBytes) member = other;
+    const chosen = member;
+    return new Promise((resolve, reject) => {
+      const request = { ticket: this.#nextTicket++, job };
+      if (chosen.pending.size === 0) chosen.worker.ref();
+      chosen.pending.set(request.ticket, { request, costBytes, resolve, reject });
+      chosen.loadBytes += costBytes;
+      chosen.outbox.push(request);
+      if (chosen.outbox.length >= MAX_JOBS_PER_MESSAGE) this.#send(chosen);
+      else this.#planFlush();
+    });
+  }
+
+  #planFlush(): void {
+    if (this.#isFlushPlanned) return;
+    this.#isFlushPlanned = true;
+    queueMicrotask(() => {
+      this.#isFlushPlanned = false;
+      for (const member of this.#members) this.#send(member);
+    });
+  }
+
+  #send(member: Member): void {
+    if (member.outbox.length === 0) return;
+    member.worker.postMessage(member.outbox);
+    member.outbox = [];
+  }
+
+  #settle(member: Member, reply: CodecReply): void {
+    const pending = member.pending.get(reply.ticket);
+    if (pending === undefined) return;
+    member.pending.delete(reply.ticket);
+    member.loadBytes -= pending.costBytes;
+    if (member.pending.size === 0) member.worker.unref();
+    if (reply.error === undefined) pending.resolve(reply.lengths ?? []);
+    else pending.reject(asError(reply.error));
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    for (const member of this.#members) {
+      for (const pending of member.pending.values()) pending.reject(this.#failure);
+      member.pending.clear();
+      member.worker.unref();
+    }
+  }
+}
+
+function asError(error: { readonly code: ErrorCode | undefined; readonly message: string }): Error {
+  return new ApplianceError(error.code ?? 'INTERNAL', error.message);
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createCipheriv, createDecipheriv, createHmac, type KeyObject } from 'node:crypto';
+import { CCtx, CParameter, compressBound, DCtx } from 'zstd-napi/binding.js';
+import { CONTENT_ID_BYTES } from '../core/content-id.ts';
+import { ApplianceError } from '../core/errors.ts';
+import { FRAME_CIPHER, FRAME_CODEC, FRAME_HEADER_BYTES, FRAME_KIND, type FrameKind } from './format.ts';
+import {
+  FRAME_ID_OFFSET,
+  finishFrameHeader,
+  frameAdditionalData,
+  frameTag,
+  readFrameHeader,
+  writeFrameHeader,
+} from './frame.ts';
+
+const NONCE_BYTES = 12;
+/** A content that zstd makes smaller by less than this is kept raw: reading it back is then cheaper. */
+const MIN_GAIN_BYTES = 64;
+
+/** Where a plain content goes: its frame's number in the pack, and the pack's key (undefined: not encrypted). */
+export interface FrameSlot {
+  readonly key: KeyObject | undefined;
+  readonly frameIndex: number;
+  readonly kind: FrameKind;
+}
+
+/**
+ * Turns plain contents into frames and back: zstd, then AES-256-GCM. Synchronous and stateful (it reuses its zstd
+ * contexts and scratch memory): one per thread.
+ */
+export class FrameCodec {
+  readonly #compressor = new CCtx();
+  readonly #decompressor = new DCtx();
+  readonly #nonce = Buffer.alloc(NONCE_BYTES);
+  #scratch = Buffer.alloc(0);
+
+  constructor(zstdLevel: number) {
+    this.#compressor.setParameter(CParameter.compressionLevel, zstdLevel);
+  }
+
+  /** Bytes that a frame of `plainBytes` may take at most. */
+  static frameBound(plainBytes: number): number {
+    return FRAME_HEADER_BYTES + plainBytes;
+  }
+
+  /**
+   * Writes the frame of `plain` to `into` (at least `frameBound` bytes) and returns its length. The id must be the
+   * content's. What was compressed is decompressed again and compared before it is used.
+   */
+  encode(plain: Buffer, id: Buffer, slot: FrameSlot, into: Buffer): number {
+    this.#reserve(plain.length);
+    const compressedBytes = this.#compressor.compress2(this.#scratch, plain);
+    const isCompressed = compressedBytes + MIN_GAIN_BYTES <= plain.length;
+    const payload = isCompressed ? this.#scratch.subarray(0, compressedBytes) : plain;
+    id.copy(into, FRAME_ID_OFFSET, 0, CONTENT_ID_BYTES);
+    writeFrameHeader(into, {
+      kind: slot.kind,
+      codec: isCompressed ? FRAME_CODEC.zstd : FRAME_CODEC.raw,
+      cipher: slot.key === undefined ? FRAME_CIPHER.none : FRAME_CIPHER.aes256gcm,
+      plainBytes: plain.length,
+      payloadBytes: payload.length,
+      frameIndex: slot.frameIndex,
+    });
+    if (slot.key === undefined) {
+      payload.copy(into, FRAME_HEADER_BYTES);
+      finishFrameHeader(into, undefined);
+    } else {
+      const cipher = createCipheriv('aes-256-gcm', slot.key, this.#nonceOf(slot.frameIndex));
+      cipher.setAAD(frameAdditionalData(into));
+      cipher.update(payload).copy(into, FRAME_HEADER_BYTES);
+      cipher.final();
+      finishFrameHeader(into, cipher.getAuthTag());
+    }
+    return FRAME_HEADER_BYTES + payload.length;
+  }
+
+  /**
+   * Decodes a whole frame into `into` (at least its plain length) and returns the plain length. Checked on every call:
+   * the header, that the frame carries `expectedId`, the AEAD tag, which covers header and id, and the id of the plain
+   * content under `idKey`.
+   * @throws ApplianceError REPOSITORY_CORRUPT; `into` then holds nothing to be used
+   */
+  decode(frame: Buffer, expectedId: Buffer, key: KeyObject | undefined, idKeys: IdKeys, into: Buffer): number {
+    const header = readFrameHeader(frame);
+    if (frame.length !== FRAME_HEADER_BYTES + header.payloadBytes) throw corrupt('a frame has the wrong length');
+    const id = frame.subarray(FRAME_ID_OFFSET, FRAME_ID_OFFSET + CONTENT_ID_BYTES);
+    if (!id.equals(expectedId)) throw corrupt('a frame carries another id than the index says');
+    if (header.plainBytes > into.length) throw corrupt('a frame is larger than its place');
+    const stored = frame.subarray(FRAME_HEADER_BYTES);
+    const payload = header.cipher === FRAME_CIPHER.none ? stored : this.#decrypt(frame, stored, key, header.frameIndex);
+    this.#unpack(payload, header.codec, into.subarray(0, header.plainBytes));
+    const idKey = header.kind === FRAME_KIND.chunk ? idKeys.chunkId : idKeys.nodeId;
+    const actual = createHmac('sha256', idKey).update(into.subarray(0, header.plainBytes)).digest();
+    if (!actual.equals(expectedId)) throw corrupt('a content does not match its id');
+    return header.plainBytes;
+  }
+
+  #decrypt(frame: Buffer, stored: Buffer, key: KeyObject | undefined, frameIndex: number): Buffer {
+    if (key === undefined) throw corrupt('an encrypted frame in a repository without encryption');
+    const decipher = createDecipheriv('aes-256-gcm', key, this.#nonceOf(frameIndex));
+    decipher.setAAD(frameAdditionalData(frame));
+    decipher.setAuthTag(frameTag(frame));
+    const payload = decipher.update(stored);
+    try {
+      decipher.final();
+    } catch (cause) {
+      throw corrupt('the authentication tag of a frame is wrong', cause);
+    }
+    return payload;
+  }
+
+  #unpack(payload: Buffer, codec: number, into: Buffer): void {
+    if (codec === FRAME_CODEC.raw) {
+      if (payload.length !== into.length) throw corrupt('a raw frame has two different lengths');
+      payload.copy(into);
+      return;
+    }
+    let length: number;
+    try {
+      length = this.#decompressor.decompress(into, payload);
+    } catch (cause) {
+      throw corrupt('a frame cannot be decompressed', cause);
+    }
+    if (length !== into.length) throw corrupt('a frame is shorter than its header says');
+  }
+
+  #nonceOf(frameIndex: number): Buffer {
+    this.#nonce.writeUInt32BE(frameIndex, NONCE_BYTES - 4);
+    return this.#nonce;
+  }
+
+  #reserve(plainBytes: number): void {
+    const needed = compressBound(plainBytes);
+    if (this.#scratch.length < needed) this.#scratch = Buffer.alloc(needed);
+  }
+}
+
+/** The keys under which contents are named, by kind. */
+export interface IdKeys {
+  readonly chunkId: KeyObject;
+  readonly nodeId: KeyObject;
+}
+
+function corrupt(message: string, cause?: unknown): ApplianceError {
+  return new ApplianceError('REPOSITORY_CORRUPT', message, { cause });
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+import { availableParallelism } from 'node:os';
+import { CONTENT_ID_BYTES } from '../core/content-id.ts';
+import { type FileSystem, realFileSystem } from '../core/file-system.ts';
+import type { PackId } from '../core/ids.ts';
+import { Arena, SlabPool } from './arena.ts';
+import type { ChunkIndex } from './chunk-index.ts';
+import { ChunkReader, chunkReaderArenaBytes } from './chunk-reader.ts';
+import { ChunkWriter, type ChunkWriterContext } from './chunk-writer.ts';
+import { CodecPool } from './codec-pool.ts';
+import type { RepositoryConfig } from './config.ts';
+import { MIB, NODE_BYTES } from './format.ts';
+import { FrameCodec } from './frame-codec.ts';
+import { deriveKeys, type RepositoryKeys } from './keys.ts';
+import { ManifestStore } from './manifest-store.ts';
+import type { ObjectStore } from './object-store.ts';
+
+/** Bytes of content in a slab: what one message to a worker covers. */
+const SLAB_CONTENT_BYTES: number = MIB;
+/** Contents of a slab at most: nodes are the smallest. */
+const MAX_ITEMS_PER_SLAB: number = Math.floor(SLAB_CONTENT_BYTES / NODE_BYTES);
+const DIGEST_BYTES = 32;
+/** zstd's level: 2 costs a tenth more than 1 and stores 3 % less (docs/decisions/0006-chunk-size.md). */
+export const DEFAULT_ZSTD_LEVEL = 2;
+
+/** What a repository may use of the machine. */
+export interface RepositoryResources {
+  /** Threads that hash, compress and encrypt. */
+  readonly threads: number;
+  /** Verified plain chunks that are kept for readers. */
+  readonly cacheBytes: number;
+  /** Slabs of 1 MiB that backups fill: the bound of the bytes in flight. */
+  readonly plainSlabs: number;
+  readonly frameSlabs: number;
+  readonly zstdLevel: number;
+}
+
+export const DEFAULT_RESOURCES: RepositoryResources = {
+  threads: Math.max(2, Math.min(8, availableParallelism())),
+  cacheBytes: 128 * MIB,
+  plainSlabs: 24,
+  frameSlabs: 12,
+  zstdLevel: DEFAULT_ZSTD_LEVEL,
+};
+
+export interface RepositoryParts {
+  readonly store: ObjectStore;
+  readonly fileSystem?: FileSystem;
+  readonly config: RepositoryConfig;
+  readonly masterKey: Buffer;
+  readonly index: ChunkIndex;
+  readonly resources?: Partial<RepositoryResources>;
+}
+
+/**
+ * An open repository: contents in, contents out, manifests. One process at a time writes to it (the state directory's
+ * lock, and the repository's own).
+ */
+export class Repository implements AsyncDisposable {
+  readonly config: RepositoryConfig;
+  readonly keys: RepositoryKeys;
+  readonly store: ObjectStore;
+  readonly index: ChunkIndex;
+  readonly fileSystem: FileSystem;
+  readonly reader: ChunkReader;
+  readonly manifests: ManifestStore;
+  readonly pool: CodecPool;
+  /** Packs that are being removed: nothing may be deduplicated against them any more. */
+  readonly doomedPacks: Set<PackId> = new Set();
+  readonly #writers = new Set<ChunkWriter>();
+  readonly #writerContext: ChunkWriterContext;
+
+  constructor(parts: RepositoryParts) {
+    const resources = { ...DEFAULT_RESOURCES, ...parts.resources };
+    const { config, store, index } = parts;
+    this.config = config;
+    this.store = store;
+    this.index = index;
+    this.fileSystem = parts.fileSystem ?? realFileSystem;
+    this.keys = deriveKeys(parts.masterKey, config.id, config.encryption !== 'none');
+    const contentBytes = Math.max(SLAB_CONTENT_BYTES, config.chunkBytes);
+    const plainSlabBytes = contentBytes + MAX_ITEMS_PER_SLAB * CONTENT_ID_BYTES;
+    const framesBytes = FrameCodec.frameBound(0) * MAX_ITEMS_PER_SLAB + contentBytes;
+    const frameSlabBytes = framesBytes + MAX_ITEMS_PER_SLAB * DIGEST_BYTES;
+    const arena = new Arena(
+      resources.plainSlabs * (plainSlabBytes + 64) +
+        resources.frameSlabs * (frameSlabBytes + 64) +
+        chunkReaderArenaBytes(config.chunkBytes, resources.cacheBytes) +
+        MIB,
+    );
+    this.pool = new CodecPool(arena, this.keys, resources);
+    this.#writerContext = {
+      repositoryId: config.id,
+      chunkBytes: config.chunkBytes,
+      pool: this.pool,
+      plainSlabs: new SlabPool(arena, resources.plainSlabs, plainSlabBytes),
+      frameSlabs: new SlabPool(arena, resources.frameSlabs, frameSlabBytes),
+      idsOffset: contentBytes,
+      digestsOffset: framesBytes,
+      store,
+      fileSystem: this.fileSystem,
+      index,
+      isDoomed: (packId) => this.doomedPacks.has(packId),
+    };
+    this.reader = new ChunkReader(arena, {
+      pool: this.pool,
+      index,
+      store,
+      chunkBytes: config.chunkBytes,
+      cacheBytes: resources.cacheBytes,
+    });
+    this.manifests = new ManifestStore(store, this.keys.manifest);
+  }
+
+  get chunkBytes(): number {
+    return this.config.chunkBytes;
+  }
+
+  /** A writer for one run. Close it in every case. */
+  openWriter(): ChunkWriter {
+    const writer: ChunkWriter = new ChunkWriter(this.#writerContext, () => this.#writers.delete(writer));
+    this.#writers.add(writer);
+    return writer;
+  }
+
+  /** True while a running writer depends on the pack. */
+  isPinned(packId: PackId): boolean {
+    for (const writer of this.#writers) if (writer.pinnedPacks.has(packId)) return true;
+    return false;
+  }
+
+  /** Closes writers and threads. Idempotent. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#writers].map((writer) => writer.close()));
+    await this.pool.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
