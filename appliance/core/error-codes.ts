@@ -195,6 +195,37 @@ export const ERROR_CODES = {
     hint: 'Install the missing program (`npm run setup` does it).',
   },
   TOOL_FAILED: { retry: 'after-repair', exit: 'failed', hint: 'See the message of the program.' },
+  LIBVIRT_CONNECTION_LOST: {
+    retry: 'transient',
+    exit: 'unreachable',
+    hint: 'libvirtd ended or restarted; open a new connection and look at what became of the job.',
+  },
+  LIBVIRT_DENIED: {
+    retry: 'after-repair',
+    exit: 'unreachable',
+    hint: 'Give this user access to libvirt, for example through the group `libvirt`, or use qemu:///session.',
+  },
+  DOMAIN_WRONG_STATE: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'The machine is not in a state that allows this, for example shut off; look at it with `virsh list --all`.',
+  },
+  NO_BACKUP_JOB: { retry: 'never', exit: 'notFound', hint: 'No backup job runs on this machine any more.' },
+  CHECKPOINT_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'The next backup will scan the whole disk.' },
+  CHECKPOINT_INCONSISTENT: {
+    retry: 'never',
+    exit: 'failed',
+    hint: 'The dirty bitmap of the checkpoint is broken or missing; the next backup will scan the whole disk.',
+  },
+  VOLUME_NOT_FOUND: { retry: 'after-repair', exit: 'notFound', hint: 'Check the storage pool with `virsh vol-list`.' },
+  AGENT_UNAVAILABLE: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'Install and start qemu-guest-agent in the guest; without it points are crash-consistent.',
+  },
+  AGENT_TIMED_OUT: { retry: 'transient', exit: 'failed', hint: 'The guest agent did not answer within its limit.' },
+  AGENT_FAILED: { retry: 'transient', exit: 'failed', hint: 'See the message of the guest agent.' },
+  DOMAIN_XML_INVALID: { retry: 'never', exit: 'failed', hint: 'The machine definition is not what libvirt writes.' },
 
   // cbt, protect, recover
   TRACKER_FAILED: { retry: 'transient', exit: 'failed', hint: 'The next backup will scan the whole disk.' },

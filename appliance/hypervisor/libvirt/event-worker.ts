@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+import { parentPort } from 'node:worker_threads';
+import koffi from 'koffi';
+import { ApplianceError, toError } from '../../core/errors.ts';
+import { invariant } from '../../core/invariant.ts';
+import { BLOCK_JOB_KINDS, BLOCK_JOB_STATUSES, CLOSE_REASONS, JOB_OPERATIONS, LIFECYCLES } from './constants.ts';
+import { bindLibvirt, type Handle, silentHandler } from './library.ts';
+import type { EventCallbacks, EventMessage, IoErrorEvent, LifecycleEvent } from './protocol.ts';
+import { identityOf } from './session.ts';
+import { readTypedParams } from './typed-params.ts';
+import { toWireError } from './wire-error.ts';
+
+/**
+ * The thread of libvirt's event loop, one for the process. libvirt calls the callbacks from inside
+ * virEventRunDefaultImpl(), hence on this very thread, where JavaScript may run. Nothing here asks the daemon: a call that
+ * hangs cannot stop the loop, and with it the keepalive clock that ends such a call.
+ */
+const port = parentPort;
+invariant(port !== null, 'the event worker runs in a worker thread');
+
+/** How long the loop sleeps at most, which bounds how long ending the thread takes. */
+const WAKE_INTERVAL_MS = 50;
+const IO_ERROR_ACTIONS = ['none', 'pause', 'report'] as const;
+const AGENT_STATE_CONNECTED = 1;
+
+try {
+  const api = bindLibvirt();
+  api.virSetErrorFunc(0, silentHandler());
+  if (api.virEventRegisterDefaultImpl() < 0) throw new ApplianceError('LIBVIRT_FAILED', 'no event loop');
+  const wake = registerCallback('void(int, intptr_t)', () => undefined);
+  if (api.virEventAddTimeout(WAKE_INTERVAL_MS, wake, 0, 0) < 0) throw new ApplianceError('LIBVIRT_FAILED', 'no timer');
+  send({ kind: 'ready', callbacks: registerCallbacks() });
+  const turn = (): void => {
+    api.virEventRunDefaultImpl();
+    setImmediate(turn);
+  };
+  turn();
+} catch (error) {
+  const failure = error instanceof ApplianceError ? error : new ApplianceError('INTERNAL', toError(error).message);
+  send({ kind: 'failed', error: toWireError(failure) });
+}
+
+function send(message: EventMessage): void {
+  port?.postMessage(message);
+}
+
+/** The argument lists are those of virConnectDomainEvent…Callback in libvirt-domain.h; `opaque` is the connection's number. */
+function registerCallbacks(): EventCallbacks {
+  const api = bindLibvirt();
+  const head = 'intptr_t, intptr_t';
+  return {
+    lifecycle: registerCallback(
+      `void(${head}, int, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[event, detail, connectionId]: ThreeNumbers) => {
+        const lifecycle = lifecycleOf(event, detail);
+        if (lifecycle === undefined) return;
+        send({ kind: 'event', connectionId, name: 'lifecycle', event: { ...identityOf(api, domain), ...lifecycle } });
+      },
+    ),
+    reboot: registerCallback(`void(${head}, intptr_t)`, (_: Handle, domain: Handle, connectionId: number) => {
+      send({ kind: 'event', connectionId, name: 'reboot', event: identityOf(api, domain) });
+    }),
+    ioError: registerCallback(
+      `void(${head}, str, str, int, str, intptr_t)`,
+      (_: Handle, domain: Handle, ...[sourcePath, deviceAlias, action, reason, connectionId]: IoErrorArguments) => {
+        const event: IoErrorEvent = {
+          ...identityOf(api, domain),
+          sourcePath: sourcePath ?? '',
+          deviceAlias: deviceAlias ?? '',
+          action: IO_ERROR_ACTIONS[action] ?? 'unknown',
+          reason: reason ?? '',
+        };
+        send({ kind: 'event', connectionId, name: 'io-error', event });
+      },
+    ),
+    blockJob: registerCallback(
+      `void(${head}, str, int, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[disk, kind, status, connectionId]: BlockJobArguments) => {
+        const event = {
+          ...identityOf(api, domain),
+          disk: disk ?? '',
+          kind: BLOCK_JOB_KINDS[kind] ?? 'unknown',
+          status: BLOCK_JOB_STATUSES[status] ?? 'unknown',
+        };
+        send({ kind: 'event', connectionId, name: 'block-job', event });
+      },
+    ),
+    agent: registerCallback(
+      `void(${head}, int, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[state, , connectionId]: ThreeNumbers) => {
+        const event = { ...identityOf(api, domain), isConnected: state === AGENT_STATE_CONNECTED };
+        send({ kind: 'event', connectionId, name: 'agent', event });
+      },
+    ),
+    jobCompleted: registerCallback(
+      `void(${head}, intptr_t, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[list, count, connectionId]: ThreeNumbers) => {
+        const params = readTypedParams(list, count);
+        const operation = JOB_OPERATIONS[Number(params['operation'] ?? 0)] ?? 'unknown';
+        const event = { ...identityOf(api, domain), operation, params };
+        send({ kind: 'event', connectionId, name: 'job-completed', event });
+      },
+    ),
+    closed: registerCallback('void(intptr_t, int, intptr_t)', (_: Handle, reason: number, connectionId: number) => {
+      const event = { reason: CLOSE_REASONS[reason] ?? 'unknown' };
+      send({ kind: 'event', connectionId, name: 'closed', event });
+    }),
+  };
+}
+
+type ThreeNumbers = [number, number, number];
+type IoErrorArguments = [string | null, string | null, number, string | null, number];
+type BlockJobArguments = [string | null, number, number, number];
+
+/** An exception must not pass through C: it is reported to the main thread, which ends the loop. */
+function registerCallback<Arguments extends unknown[]>(
+  signature: string,
+  handle: (...parameters: Arguments) => void,
+): bigint {
+  const match = /^void\((.*)\)$/.exec(signature);
+  const types = (match?.[1] ?? '').split(',').map((type) => type.trim());
+  const guarded = (...parameters: Arguments): void => {
+    try {
+      handle(...parameters);
+    } catch (error) {
+      send({ kind: 'failed', error: toWireError(new ApplianceError('INTERNAL', toError(error).message)) });
+    }
+  };
+  return koffi.register(guarded, koffi.pointer(koffi.proto('void', types)));
+}
+
+function lifecycleOf(event: number, detail: number): Pick<LifecycleEvent, 'event' | 'detail'> | undefined {
+  const lifecycle = LIFECYCLES[event];
+  if (lifecycle === undefined) return undefined;
+  return { event: lifecycle.name, detail: lifecycle.details[detail] ?? 'unknown' };
+}

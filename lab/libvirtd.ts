@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { ApplianceError } from '../appliance/core/errors.ts';
+
+export interface PrivateLibvirtOptions {
+  /** Where its files live; a fresh directory below the system's temporary one by default. Keep it short: sockets. */
+  readonly directory?: string;
+  /** Kept between runs, because libvirt examines every QEMU for seconds the first time. */
+  readonly cacheDirectory?: string;
+}
+
+/** Unix socket paths end at 107 bytes; libvirt's longest below the directory needs 55 of them. */
+const MAX_DIRECTORY_LENGTH = 52;
+const START_TIMEOUT_MS = 30_000;
+const STOP_TIMEOUT_MS = 10_000;
+const POLL_MS = 20;
+const NAMESPACE_COMMAND = ['unshare', '--user', '--map-user=1000', '--map-group=1000'] as const;
+const QEMU_CONF = ['stdio_handler = "file"', 'security_driver = "none"', ''].join('\n');
+
+/**
+ * A libvirt daemon of our own, in session mode, with its own sockets, definitions and state below one directory: it shares nothing
+ * with a daemon of the system, needs no systemd and no configuration elsewhere, and any number run side by side. Root gets the
+ * session mode in a user namespace in which root is not root; files still belong to root.
+ */
+export class PrivateLibvirt implements AsyncDisposable {
+  readonly directory: string;
+  readonly uri: string;
+  readonly logPath: string;
+  readonly #environment: NodeJS.ProcessEnv;
+  readonly #ownsDirectory: boolean;
+  #daemon: ChildProcess | undefined;
+
+  private constructor(directory: string, cacheDirectory: string, ownsDirectory: boolean) {
+    this.directory = directory;
+    this.logPath = join(directory, 'libvirtd.log');
+    this.uri = `qemu+unix:///session?socket=${join(directory, 'r', 'libvirt', 'libvirt-sock')}`;
+    this.#ownsDirectory = ownsDirectory;
+    this.#environment = {
+      PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`,
+      HOME: directory,
+      XDG_RUNTIME_DIR: join(directory, 'r'),
+      XDG_CONFIG_HOME: join(directory, 'c'),
+      XDG_DATA_HOME: join(directory, 'd'),
+      XDG_CACHE_HOME: cacheDirectory,
+    };
+  }
+
+  /** Throws TOOL_MISSING without libvirtd, TOOL_FAILED when it does not come up (with the end of its log). */
+  static async start(options: PrivateLibvirtOptions = {}): Promise<PrivateLibvirt> {
+    const directory = options.directory ?? (await mkdtemp(join(tmpdir(), 'us-lv-')));
+    if (directory.length > MAX_DIRECTORY_LENGTH) {
+      throw new ApplianceError('BAD_ARGUMENT', `the path is too long for libvirt's sockets: ${directory}`);
+    }
+    const cache = options.cacheDirectory ?? defaultCacheDirectory();
+    const libvirt = new PrivateLibvirt(directory, cache, options.directory === undefined);
+    await libvirt.#prepare();
+    await libvirt.startDaemon();
+    return libvirt;
+  }
+
+  /** The daemon's process id, while it runs. */
+  get pid(): number | undefined {
+    return this.#daemon?.pid;
+  }
+
+  /** Starts the daemon again after `killDaemon` or `stopDaemon`; it finds the domains that still run. */
+  async startDaemon(): Promise<void> {
+    const log = openSync(this.logPath, 'a');
+    const [command = '', ...args] = daemonCommand();
+    const daemon = spawn(command, args, { env: this.#environment, stdio: ['ignore', log, log] });
+    closeSync(log);
+    const failed = Promise.withResolvers<never>();
+    failed.promise.catch(() => undefined);
+    daemon.on('error', (cause) => {
+      failed.reject(new ApplianceError('TOOL_MISSING', `${command} cannot be started`, { cause }));
+    });
+    this.#daemon = daemon;
+    try {
+      await Promise.race([this.#waitForSocket(daemon), failed.promise]);
+    } catch (error) {
+      daemon.kill('SIGKILL');
+      this.#daemon = undefined;
+      throw error;
+    }
+  }
+
+  /** Ends the daemon at once, as a crash would; domains go on running. */
+  async killDaemon(): Promise<void> {
+    await this.#endDaemon('SIGKILL');
+  }
+
+  /** Ends the daemon in an orderly way; domains go on running. */
+  async stopDaemon(): Promise<void> {
+    await this.#endDaemon('SIGTERM');
+  }
+
+  /** The process ids of the domains that run, by their pid files. */
+  async qemuPids(): Promise<number[]> {
+    const runDirectory = join(this.directory, 'r', 'libvirt', 'qemu', 'run');
+    if (!existsSync(runDirectory)) return [];
+    const pids: number[] = [];
+    for (const name of await readdir(runDirectory)) {
+      if (!name.endsWith('.pid') || name === 'driver.pid') continue;
+      const pid = Number((await readFile(join(runDirectory, name), 'utf8')).trim());
+      if (Number.isInteger(pid) && pid > 1 && isQemu(pid, name.slice(0, -'.pid'.length))) pids.push(pid);
+    }
+    return pids;
+  }
+
+  /** Ends every domain and the daemon, by process id, and removes the directory if it was made here. Idempotent. */
+  async close(): Promise<void> {
+    await this.stopDaemon();
+    for (const pid of await this.qemuPids()) {
+      signalProcess(pid, 'SIGKILL');
+      await waitUntil(() => !existsSync(`/proc/${pid}`), STOP_TIMEOUT_MS);
+    }
+    if (this.#ownsDirectory) await rm(this.directory, { recursive: true, force: true, maxRetries: 5 });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** For the exit handler of a program that is interrupted: ends daemon and domains without waiting. */
+  killNow(pids: readonly number[]): void {
+    this.#daemon?.kill('SIGKILL');
+    for (const pid of pids) signalProcess(pid, 'SIGKILL');
+  }
+
+  async #prepare(): Promise<void> {
+    for (const name of ['r', 'c/libvirt', 'd'])
+      await mkdir(join(this.directory, name), { recursive: true, mode: 0o700 });
+    await mkdir(this.#environment['XDG_CACHE_HOME'] ?? '', { recursive: true });
+    await writeFile(join(this.directory, 'c/libvirt/qemu.conf'), QEMU_CONF);
+  }
+
+  async #waitForSocket(daemon: ChildProcess): Promise<void> {
+    const socket = join(this.directory, 'r', 'libvirt', 'libvirt-sock');
+    const deadline = performance.now() + START_TIMEOUT_MS;
+    while (performance.now() < deadline) {
+      if (daemon.exitCode !== null || daemon.signalCode !== null) break;
+      if (await accepts(socket)) return;
+      await delay(POLL_MS);
+    }
+    const log = existsSync(this.logPath) ? readFileSync(this.logPath, 'utf8').slice(-2000) : '';
+    throw new ApplianceError('TOOL_FAILED', `libvirtd did not start: ${log.trim()}`, { details: { log } });
+  }
+
+  async #endDaemon(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    const daemon = this.#daemon;
+    this.#daemon = undefined;
+    if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
+    const exited = new Promise((resolve) => daemon.once('exit', resolve));
+    daemon.kill(signal);
+    const timer = setTimeout(() => daemon.kill('SIGKILL'), STOP_TIMEOUT_MS);
+    await exited;
+    clearTimeout(timer);
+  }
+}
+
+/** Why a private libvirt cannot run here, or undefined when it can. */
+export function privateLibvirtObstacle(): string | undefined {
+  if (spawnSync('libvirtd', ['--version'], { env: withSystemPath() }).status !== 0) return 'libvirtd is not installed';
+  if (process.getuid?.() !== 0) return undefined;
+  const [command, ...args] = NAMESPACE_COMMAND;
+  const probe = spawnSync(command, [...args, 'true'], { env: withSystemPath() });
+  if (probe.status === 0) return undefined;
+  return `root cannot create a user namespace here: ${probe.stderr?.toString().trim() ?? 'unshare is missing'}`;
+}
+
+function daemonCommand(): string[] {
+  // Session mode is what libvirtd does when it is not root.
+  return process.getuid?.() === 0 ? [...NAMESPACE_COMMAND, 'libvirtd'] : ['libvirtd'];
+}
+
+function withSystemPath(): NodeJS.ProcessEnv {
+  return { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
+}
+
+function defaultCacheDirectory(): string {
+  const directory = join(import.meta.dirname, '..', '.cache', 'libvirt');
+  mkdirSync(directory, { recursive: true });
+  return directory;
+}
+
+/** A pid file may be older than the process that has its number now. */
+function isQemu(pid: number, domainName: string): boolean {
+  try {
+    const commandLine = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+    return commandLine.includes('qemu') && commandLine.includes(`guest=${domainName}`);
+  } catch (error) {
+    if (existsSync(`/proc/${pid}/cmdline`)) throw error;
+    return false;
+  }
+}
+
+function signalProcess(pid: number, signal: NodeJS.Signals): void {
+  if (existsSync(`/proc/${pid}`)) process.kill(pid, signal);
+}
+
+async function accepts(socketPath: string): Promise<boolean> {
+  if (!existsSync(socketPath)) return false;
+  return await new Promise((resolve) => {
+    const socket = connect(socketPath);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => {
+      resolve(false);
+    });
+  });
+}
+
+async function waitUntil(condition: () => boolean, timeoutMs: number): Promise<boolean> {
+  const deadline = performance.now() + timeoutMs;
+  while (!condition()) {
+    if (performance.now() > deadline) return false;
+    await delay(POLL_MS);
+  }
+  return true;
+}
