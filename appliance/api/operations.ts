@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Consistency, DiskStats, PointKind, RecoveryPoint } from '../repository/manifest.ts';
+
+/**
+ * What the appliance can be asked to do: parameters and results are plain JSON, the same for a command in this process,
+ * a command through the running service, and `--json`. Sizes in bytes, times as ISO 8601 in UTC, durations in ms.
+ */
+
+/** How far a long operation is. `done` and `total` are in `unit`; a total of 0 is not known yet. */
+export interface Progress {
+  /** What is being done, in a few words (`backing up vda`). */
+  readonly phase: string;
+  readonly done: number;
+  readonly total: number;
+  readonly unit: 'bytes' | 'items';
+}
+
+export interface OperationContext {
+  /** Once aborted, no further write starts; the operation settles with ABORTED when nothing of it runs any more. */
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: Progress) => void;
+  /** Things the operator should know although the operation goes on. */
+  readonly onNotice: (sentence: string) => void;
+}
+
+export interface ConnectParams {
+  /** A libvirt URI; the state's default when left out. */
+  readonly connect?: string;
+}
+
+/** One disk as the inventory sees it. */
+export interface MachineDisk {
+  readonly name: string;
+  readonly device: string;
+  readonly source: string;
+  readonly format: string;
+  readonly sizeBytes: number | null;
+  readonly protection: 'incremental' | 'full-scan' | 'none';
+  /** Why it is not protected incrementally; empty when it is. */
+  readonly reason: string;
+}
+
+export interface MachineSummary {
+  readonly id: string;
+  readonly name: string;
+  readonly state: string;
+  readonly disks: readonly MachineDisk[];
+  /** Recovery points that exist, and when the newest was taken. */
+  readonly points: number;
+  readonly newestPoint: string | null;
+}
+
+export interface MachineDetails extends MachineSummary {
+  readonly firmware: string;
+  readonly hasAgent: boolean;
+  /** Sentences: what of this machine a recovery point does not contain. */
+  readonly notes: readonly string[];
+}
+
+export interface BackupParams extends ConnectParams {
+  /** A machine's name or UUID, or an NBD URI. */
+  readonly target: string;
+  /** The name under which an NBD source is kept; default: its export name or host. */
+  readonly name?: string;
+  readonly fullScan?: boolean;
+}
+
+export interface BackupDiskReport extends DiskStats {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly kind: PointKind;
+  readonly reason: string;
+}
+
+export interface BackupReport {
+  readonly point: string;
+  readonly machine: string;
+  readonly kind: PointKind;
+  readonly reason: string;
+  readonly consistency: Consistency;
+  readonly createdAt: string;
+  readonly durationMs: number;
+  readonly disks: readonly BackupDiskReport[];
+  readonly skipped: readonly { readonly name: string; readonly reason: string }[];
+  readonly notices: readonly string[];
+}
+
+export interface PointsParams {
+  /** A machine's name or id. */
+  readonly machine?: string;
+}
+
+export interface PointSummary {
+  readonly id: string;
+  readonly machine: string;
+  readonly machineId: string;
+  readonly createdAt: string;
+  readonly kind: PointKind;
+  readonly reason: string;
+  readonly consistency: Consistency;
+  readonly disks: number;
+  readonly sizeBytes: number;
+  readonly dataBytes: number;
+  readonly newChunkBytes: number;
+  readonly storedBytes: number;
+  readonly durationMs: number;
+}
+
+export interface PointParams {
+  /** An id, an unambiguous prefix, `NAME@latest`, `NAME@-1` (the one before the newest), or `NAME@<time>` (the newest not later). */
+  readonly point: string;
+}
+
+export interface PointDetails {
+  readonly point: RecoveryPoint;
+  /** What keeps it from being deleted now (exports, booted machines). */
+  readonly usedBy: readonly string[];
+}
+
+export interface BootParams extends PointParams, ConnectParams {
+  readonly as?: string;
+  readonly keepNetwork?: boolean;
+  readonly keepIdentity?: boolean;
+}
+
+export interface BootReport {
+  readonly name: string;
+  readonly machineId: string;
+  readonly point: string;
+  readonly connect: string;
+  /** From the call to the running domain. */
+  readonly durationMs: number;
+  readonly exports: readonly { readonly disk: string; readonly uri: string }[];
+  /** Sentences: what of the saved definition had to be changed to start it here. */
+  readonly changes: readonly string[];
+}
+
+export interface BootedMachine {
+  readonly name: string;
+  readonly machineId: string;
+  readonly point: string;
+  readonly connect: string;
+  readonly state: string;
+  readonly startedAt: string;
+  /** Bytes that the machine has written since. */
+  readonly writtenBytes: number;
+}
+
+export interface StopParams {
+  readonly name: string;
+  /** Give up what the machine has written; otherwise it is kept and the same machine can be started again. */
+  readonly discard?: boolean;
+}
+
+export interface StopReport {
+  readonly name: string;
+  readonly discarded: boolean;
+  readonly writtenBytes: number;
+  /** The machine's state after the call, in a sentence. */
+  readonly outcome: string;
+}
+
+export interface ExportParams extends PointParams {
+  readonly disk?: string;
+  readonly socket?: string;
+  /** HOST:PORT; IPv6 hosts in brackets; port 0 for any free one. */
+  readonly listen?: string;
+  /** Take writes into a log of their own; they are gone when the export ends. */
+  readonly writable?: boolean;
+}
+
+export interface ExportReport {
+  readonly id: string;
+  readonly uri: string;
+  readonly point: string;
+  readonly disk: string;
+  readonly sizeBytes: number;
+  readonly writable: boolean;
+}
+
+export interface RestoreParams extends PointParams, ConnectParams {
+  readonly disk?: string;
+  /** A file, a block device, or an NBD URI. */
+  readonly to?: string;
+  readonly format?: 'raw' | 'qcow2' | 'vmdk';
+  /** Define a new machine of this name, its disks beside the originals or in `directory`. */
+  readonly as?: string;
+  readonly directory?: string;
+  /** Put the point's content into the original machine's disks. */
+  readonly inPlace?: boolean;
+}
+
+export interface RestoreReport {
+  readonly point: string;
+  readonly targets: readonly {
+    readonly disk: string;
+    readonly to: string;
+    readonly sizeBytes: number;
+    readonly writtenBytes: number;
+  }[];
+  readonly machine: string | null;
+  readonly durationMs: number;
+  readonly changes: readonly string[];
+}
+
+export interface CheckParams {
+  readonly readData?: boolean;
+}
+
+/** One defect, and what it touches. */
+export interface CheckFinding {
+  readonly what: string;
+  readonly object: string;
+  readonly touches: readonly {
+    readonly point: string;
+    readonly machine: string;
+    readonly disk: string;
+    readonly offset: number;
+    readonly length: number;
+  }[];
+}
+
+export interface CheckReport {
+  readonly ok: boolean;
+  readonly readData: boolean;
+  readonly points: number;
+  readonly packs: number;
+  readonly nodes: number;
+  readonly chunks: number;
+  readonly readBytes: number;
+  readonly durationMs: number;
+  readonly findings: readonly CheckFinding[];
+}
+
+export interface RebuildReport {
+  readonly points: number;
+  readonly packs: number;
+  readonly chunks: number;
+  readonly problems: readonly string[];
+  readonly durationMs: number;
+}
+
+export interface DeleteReport {
+  readonly point: string;
+  readonly machine: string;
+  /** Until then `undelete` brings it back, and its space is not freed; null when it is gone for good. */
+  readonly recoverableUntil: string | null;
+}
+
+export interface GcParams {
+  /** Also free what was deleted within the grace period. */
+  readonly now?: boolean;
+}
+
+export interface GcReport {
+  readonly liveBytes: number;
+  readonly packsDeleted: number;
+  readonly packsRewritten: number;
+  readonly freedBytes: number;
+  /** Deleted points that are still within the grace period. */
+  readonly pointsInGrace: number;
+  readonly pointsPurged: number;
+  readonly durationMs: number;
+}
+
+/** What the repository holds. Deduplication ratio = logical / unique, compression ratio = unique / stored. */
+export interface StatusReport {
+  readonly state: string;
+  readonly repository: string;
+  readonly repositoryId: string;
+  readonly encryption: string;
+  readonly chunkBytes: number;
+  readonly points: number;
+  readonly machines: number;
+  /** Sum of the data of all points, as if each stood alone. */
+  readonly logicalBytes: number;
+  readonly uniqueBytes: number;
+  readonly storedBytes: number;
+  /** The process that serves the state, null when the command worked alone. */
+  readonly servicePid: number | null;
+}
+
+/** The operations, as the CLI and the service's clients call them. Errors are `ApplianceError`s. */
+export interface Appliance extends AsyncDisposable {
+  status(params: Record<string, never>, context: OperationContext): Promise<StatusReport>;
+  machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]>;
+  machineShow(params: ConnectParams & { readonly name: string }, context: OperationContext): Promise<MachineDetails>;
+  backup(params: BackupParams, context: OperationContext): Promise<BackupReport>;
+  points(params: PointsParams, context: OperationContext): Promise<readonly PointSummary[]>;
+  pointShow(params: PointParams, context: OperationContext): Promise<PointDetails>;
+  boot(params: BootParams, context: OperationContext): Promise<BootReport>;
+  booted(params: Record<string, never>, context: OperationContext): Promise<readonly BootedMachine[]>;
+  stop(params: StopParams, context: OperationContext): Promise<StopReport>;
+  /** Serves until `unexport`, or until the client that asked for it goes away. */
+  export(params: ExportParams, context: OperationContext): Promise<ExportReport>;
+  unexport(params: { readonly id: string }, context: OperationContext): Promise<Record<string, never>>;
+  restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport>;
+  check(params: CheckParams, context: OperationContext): Promise<CheckReport>;
+  catalogRebuild(params: Record<string, never>, context: OperationContext): Promise<RebuildReport>;
+  delete(params: PointParams & { readonly now?: boolean }, context: OperationContext): Promise<DeleteReport>;
+  undelete(params: PointParams, context: OperationContext): Promise<DeleteReport>;
+  gc(params: GcParams, context: OperationContext): Promise<GcReport>;
+}
+
+export type OperationName = Exclude<keyof Appliance, typeof Symbol.asyncDispose>;
