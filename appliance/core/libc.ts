@@ -24,6 +24,11 @@ export async function nextHole(fd: number, offset: number): Promise<number | und
   return await seek(fd, offset, SEEK_HOLE);
 }
 
+/** lseek(2) with SEEK_END: the size of a file or, unlike `stat`, of a block device. */
+export async function endOfFile(fd: number): Promise<number> {
+  return (await seek(fd, 0, SEEK_END)) ?? 0;
+}
+
 /**
  * fallocate(2): makes the range read as zeroes without changing the file's size; `punch` frees its storage, `zero` keeps
  * it. Throws EOPNOTSUPP when the file system or device cannot do it; nothing has changed then.
@@ -47,6 +52,7 @@ export async function zeroRange(
 /** flock(2), lseek(2), fallocate(2) on Linux: <sys/file.h>, <unistd.h>, <linux/falloc.h>. */
 const LOCK_EX = 2;
 const LOCK_NB = 4;
+const SEEK_END = 2;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 0x01;
