@@ -62,6 +62,13 @@ export interface BlockDevice extends AsyncDisposable {
    */
   read(offset: number, into: Buffer): Promise<void>;
 
+  /**
+   * Optional shortcut of `read` for devices that hold the bytes in memory: fills all of `into` before it returns and says
+   * true, or says false (content of `into` undefined) and the caller uses `read`. Never blocks, never throws for a
+   * request that `read` would take, and keeps `into` no longer than the call. Closed devices say false.
+   */
+  readCached?(offset: number, into: Buffer): boolean;
+
   /** Writes all of `data` at `offset`. The buffer belongs to the device until the promise settles. */
   write(offset: number, data: Buffer, options?: WriteOptions): Promise<void>;
 

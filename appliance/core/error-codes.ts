@@ -111,6 +111,17 @@ export const ERROR_CODES = {
     hint: 'The server does not offer the meta context that the work depends on.',
   },
 
+  NBD_LISTEN_FAILED: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'Choose a path or port that this user may listen on and that nothing else uses.',
+  },
+  NBD_EXPORT_EXISTS: {
+    retry: 'never',
+    exit: 'usage',
+    hint: 'Choose another export name, or remove that export first.',
+  },
+
   // repository
   REPOSITORY_NOT_FOUND: {
     retry: 'never',
