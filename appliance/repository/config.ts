@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createCipheriv, createDecipheriv, randomBytes, scryptSync } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, randomBytes, scryptSync } from 'node:crypto';
 import { Ajv } from 'ajv';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { DEFAULT_CHUNK_BYTES, FORMAT_VERSION, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES } from './format.ts';
-import { MASTER_KEY_BYTES } from './keys.ts';
+import { deriveKeys, MASTER_KEY_BYTES } from './keys.ts';
 import type { ObjectStore } from './object-store.ts';
 import { parseRecoveryKey } from './recovery-key.ts';
 
@@ -35,12 +35,14 @@ export interface RepositoryConfig {
   readonly chunkBytes: number;
   readonly encryption: 'aes-256-gcm' | 'none';
   readonly createdAt: string;
+  /** Shows, before anything is read, that a working key is the right one: an HMAC under a key derived from it. */
+  readonly keyCheck: string;
   readonly slots: readonly KeySlot[];
 }
 
 const schema = {
   type: 'object',
-  required: ['format', 'version', 'id', 'chunkBytes', 'encryption', 'createdAt', 'slots'],
+  required: ['format', 'version', 'id', 'chunkBytes', 'encryption', 'createdAt', 'keyCheck', 'slots'],
   properties: {
     format: { const: 'understudy-repository' },
     version: { type: 'integer' },
@@ -48,6 +50,7 @@ const schema = {
     chunkBytes: { type: 'integer', minimum: MIN_CHUNK_BYTES, maximum: MAX_CHUNK_BYTES },
     encryption: { enum: ['aes-256-gcm', 'none'] },
     createdAt: { type: 'string' },
+    keyCheck: { type: 'string', pattern: '^[0-9a-f]{64}$' },
     slots: { type: 'array', minItems: 1, items: { type: 'object', required: ['kind'] } },
   },
 } as const;
@@ -74,13 +77,15 @@ export function newRepositoryConfig(options: {
   const { recoveryKey } = options;
   const slot: KeySlot =
     recoveryKey === undefined ? { kind: 'plain', key: masterKey.toString('base64') } : wrap(masterKey, recoveryKey);
+  const id = randomBytes(16).toString('hex');
   const config: RepositoryConfig = {
     format: 'understudy-repository',
     version: FORMAT_VERSION,
-    id: randomBytes(16).toString('hex'),
+    id,
     chunkBytes,
     encryption: recoveryKey === undefined ? 'none' : 'aes-256-gcm',
     createdAt: options.createdAt,
+    keyCheck: keyCheckOf(masterKey, id),
     slots: [slot],
   };
   return { config, masterKey };
@@ -99,6 +104,13 @@ export function unlockWithRecoveryKey(config: RepositoryConfig, recoveryKey: str
       ? 'the repository is encrypted and needs its recovery key'
       : 'the recovery key does not open this repository';
   throw new ApplianceError('REPOSITORY_KEY', message);
+}
+
+/** @throws ApplianceError REPOSITORY_KEY when the key is not this repository's */
+export function checkMasterKey(config: RepositoryConfig, masterKey: Buffer): void {
+  if (masterKey.length !== MASTER_KEY_BYTES || keyCheckOf(masterKey, config.id) !== config.keyCheck) {
+    throw new ApplianceError('REPOSITORY_KEY', 'the working key does not belong to this repository');
+  }
 }
 
 /** @throws ApplianceError OBJECT_EXISTS when there is a repository already */
@@ -124,6 +136,11 @@ export async function loadConfig(store: ObjectStore, location: string): Promise<
     );
   }
   return value;
+}
+
+function keyCheckOf(masterKey: Buffer, repositoryId: string): string {
+  const { manifest } = deriveKeys(masterKey, repositoryId, true);
+  return createHmac('sha256', manifest).update('understudy key check').digest('hex');
 }
 
 function parseJson(bytes: Buffer): unknown {

@@ -34,6 +34,18 @@ export class DirectoryStore implements ObjectStore {
     return store;
   }
 
+  /** Opens the directory of a repository that must be there. @throws ApplianceError REPOSITORY_NOT_FOUND */
+  static async openExisting(root: string, fileSystem: FileSystem = realFileSystem): Promise<DirectoryStore> {
+    if ((await fileSystem.stat(root))?.kind !== 'directory') {
+      throw new ApplianceError('REPOSITORY_NOT_FOUND', `there is no directory ${root}`, {
+        hint: 'Is the disk that holds the repository mounted?',
+      });
+    }
+    const store = new DirectoryStore(root, fileSystem);
+    await makeDirectoryDurably(join(root, STAGING), fileSystem);
+    return store;
+  }
+
   async put(key: string, bytes: Buffer): Promise<void> {
     const path = this.localPath(key);
     await this.#prepareDirectory(path);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createCipheriv, createDecipheriv, createHmac, type KeyObject } from 'node:crypto';
-import { CCtx, CParameter, compressBound, DCtx } from 'zstd-napi/binding.js';
+import zstd from 'zstd-napi/binding.js';
 import { CONTENT_ID_BYTES } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { FRAME_CIPHER, FRAME_CODEC, FRAME_HEADER_BYTES, FRAME_KIND, type FrameKind } from './format.ts';
@@ -29,13 +29,13 @@ export interface FrameSlot {
  * contexts and scratch memory): one per thread.
  */
 export class FrameCodec {
-  readonly #compressor = new CCtx();
-  readonly #decompressor = new DCtx();
+  readonly #compressor = new zstd.CCtx();
+  readonly #decompressor = new zstd.DCtx();
   readonly #nonce = Buffer.alloc(NONCE_BYTES);
   #scratch = Buffer.alloc(0);
 
   constructor(zstdLevel: number) {
-    this.#compressor.setParameter(CParameter.compressionLevel, zstdLevel);
+    this.#compressor.setParameter(zstd.CParameter.compressionLevel, zstdLevel);
   }
 
   /** Bytes that a frame of `plainBytes` may take at most. */
@@ -130,7 +130,7 @@ export class FrameCodec {
   }
 
   #reserve(plainBytes: number): void {
-    const needed = compressBound(plainBytes);
+    const needed = zstd.compressBound(plainBytes);
     if (this.#scratch.length < needed) this.#scratch = Buffer.alloc(needed);
   }
 }

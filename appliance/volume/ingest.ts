@@ -220,17 +220,3 @@ class IngestRun {
     this.#failure ??= error;
   }
 }
-
-/** Everything that a device says it holds, as one stream: the changes of a full backup or a scan. */
-export async function* allExtents(device: BlockDevice, stepBytes: number): AsyncGenerator<Extent, void, void> {
-  for (let offset = 0; offset < device.sizeBytes; ) {
-    const length = Math.min(stepBytes, device.sizeBytes - offset);
-    const extents = await device.extents({ offset, length });
-    for (const extent of extents) yield extent;
-    const last = extents.at(-1);
-    if (last === undefined || last.offset + last.length <= offset) {
-      throw new ApplianceError('INCOMPLETE_BACKUP', `the source tells nothing about its content at ${offset}`);
-    }
-    offset = last.offset + last.length;
-  }
-}
