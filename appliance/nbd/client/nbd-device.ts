@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { BlockDevice, BlockFeatures, BlockLimits, WriteOptions, ZeroOptions } from '../../block/block-device.ts';
+import {
+  type BlockDevice,
+  type BlockFeatures,
+  type BlockLimits,
+  MAX_EXTENTS_PER_QUERY,
+  type WriteOptions,
+  type ZeroOptions,
+} from '../../block/block-device.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { appendExtent, type Extent, type ExtentKind, type Range } from '../../core/extents.ts';
 import { ALLOCATION_STATE, BASE_ALLOCATION, CMD, CMD_FLAG, FLAG } from '../protocol.ts';
@@ -12,7 +19,6 @@ import { alignStatus } from './status-alignment.ts';
 const MAX_SHORT_LENGTH: number = 2 ** 31;
 /** Longest one with them: a request is still answered within its deadline. */
 const MAX_LONG_LENGTH: number = 2 ** 40;
-const MAX_LENGTH_32: number = 2 ** 32 - 1;
 /** A read is not split further than this when the server finds it too long; every server must take as much. */
 const MIN_SPLIT_BYTES = 65_536;
 
@@ -58,7 +64,7 @@ export class NbdDevice implements BlockDevice {
   }
 
   async read(offset: number, into: Buffer): Promise<void> {
-    this.#check({ offset, length: into.length }, true);
+    if (this.#isNothing({ offset, length: into.length }, true)) return;
     try {
       await this.#pool.perform(new Request(CMD.READ, { offset, length: into.length, buffer: into }));
     } catch (error) {
@@ -70,17 +76,17 @@ export class NbdDevice implements BlockDevice {
   }
 
   async write(offset: number, data: Buffer, options: WriteOptions = {}): Promise<void> {
-    this.#check({ offset, length: data.length }, true);
     this.#checkWritable(true, 'writing');
     const flags = this.#fuaFlag(options);
+    if (this.#isNothing({ offset, length: data.length }, true)) return;
     await this.#pool.perform(new Request(CMD.WRITE, { offset, length: data.length, buffer: data, flags }));
   }
 
   async zero(range: Range, options: ZeroOptions = {}): Promise<void> {
-    this.#check(range, false);
     this.#checkWritable(this.features.canZero, 'zeroing');
     if (options.fastOnly === true) this.#checkFeature(this.features.canFastZero, 'fast zeroing');
     const flags = this.#fuaFlag(options) + (options.keepAllocated === true ? CMD_FLAG.NO_HOLE : 0);
+    if (this.#isNothing(range, false)) return;
     const fastFlags = flags + (options.fastOnly === true ? CMD_FLAG.FAST_ZERO : 0);
     await this.#inParts(range, async (part, isFirst) => {
       try {
@@ -94,9 +100,9 @@ export class NbdDevice implements BlockDevice {
   }
 
   async trim(range: Range, options: WriteOptions = {}): Promise<void> {
-    this.#check(range, false);
     this.#checkWritable(this.features.canTrim, 'trimming');
     const flags = this.#fuaFlag(options);
+    if (this.#isNothing(range, false)) return;
     await this.#inParts(range, (part) => this.#pool.perform(new Request(CMD.TRIM, { ...part, flags })));
   }
 
@@ -106,13 +112,13 @@ export class NbdDevice implements BlockDevice {
   }
 
   async cache(range: Range): Promise<void> {
-    this.#check(range, false);
     this.#checkFeature(this.features.canCache, 'caching');
+    if (this.#isNothing(range, false)) return;
     await this.#inParts(range, (part) => this.#pool.perform(new Request(CMD.CACHE, part)));
   }
 
   async extents(range: Range): Promise<Extent[]> {
-    this.#check(range, false);
+    if (this.#isNothing(range, false)) return [];
     if (!this.contexts.has(BASE_ALLOCATION)) return [{ offset: range.offset, length: range.length, kind: 'data' }];
     return allocationExtents(range.offset, await this.blockStatus(range, BASE_ALLOCATION));
   }
@@ -132,7 +138,7 @@ export class NbdDevice implements BlockDevice {
 
   /** The same for all contexts with one request; each may cover another part of the range. */
   async blockStatusAll(range: Range): Promise<Map<string, StatusExtent[]>> {
-    this.#check(range, false);
+    if (this.#isNothing(range, false)) return new Map();
     const { offset } = range;
     for (let limit = this.#longestRequest; ; limit = this.limits.maximumBytes) {
       const length = Math.min(range.length, limit);
@@ -162,7 +168,7 @@ export class NbdDevice implements BlockDevice {
   #alignAll(status: ReadonlyMap<string, StatusExtent[]> | undefined): Map<string, StatusExtent[]> {
     const aligned = new Map<string, StatusExtent[]>();
     for (const [name, extents] of status ?? []) {
-      aligned.set(name, alignStatus(extents, this.limits.minimumBytes, name));
+      aligned.set(name, alignStatus(extents, this.limits.minimumBytes, name).slice(0, MAX_EXTENTS_PER_QUERY));
     }
     return aligned;
   }
@@ -171,7 +177,7 @@ export class NbdDevice implements BlockDevice {
   async #inParts(range: Range, send: (part: Range, isFirst: boolean) => Promise<void>): Promise<void> {
     let limit = this.#longestRequest;
     let done = 0;
-    while (done < range.length) {
+    do {
       const part = { offset: range.offset + done, length: Math.min(range.length - done, limit) };
       try {
         await send(part, done === 0);
@@ -180,22 +186,31 @@ export class NbdDevice implements BlockDevice {
         if (!isTooLong(error) || part.length <= this.limits.maximumBytes) throw error;
         limit = this.limits.maximumBytes;
       }
-    }
+    } while (done < range.length);
   }
 
-  #check({ offset, length }: Range, hasPayload: boolean): void {
-    const fitsHeader = this.replies === 'extended' || length <= MAX_LENGTH_32;
+  /** Checks a range; true when there is nothing to do for it. */
+  #isNothing(range: Range, hasPayload: boolean): boolean {
+    const { offset, length } = range;
+    this.#pool.checkOpen();
     if (!Number.isSafeInteger(offset) || offset < 0 || !Number.isSafeInteger(length) || length < 0) {
-      throw new ApplianceError('BAD_ARGUMENT', `offset ${offset} and length ${length} are no byte range`);
+      throw new ApplianceError('BAD_ARGUMENT', `${length} bytes at ${offset} are no range of bytes`);
     }
-    if (!this.#isStrict && (fitsHeader || !hasPayload)) return;
-    if (offset + length > this.sizeBytes) {
+    if (!this.#isStrict) return false;
+    this.#checkLimits(range, hasPayload);
+    return length === 0;
+  }
+
+  #checkLimits({ offset, length }: Range, hasPayload: boolean): void {
+    const { minimumBytes, maximumBytes } = this.limits;
+    if (offset > this.sizeBytes - length) {
       throw new ApplianceError('OUT_OF_RANGE', `${length} bytes at ${offset} exceed the export's ${this.sizeBytes}`);
     }
-    const { minimumBytes, maximumBytes } = this.limits;
-    if (length === 0 || offset % minimumBytes !== 0 || length % minimumBytes !== 0) {
-      const message = `offset ${offset} and length ${length} are not multiples of ${minimumBytes} above 0`;
-      throw new ApplianceError('BAD_ARGUMENT', message);
+    if (offset % minimumBytes !== 0 || length % minimumBytes !== 0) {
+      throw new ApplianceError(
+        'BAD_ARGUMENT',
+        `${length} bytes at ${offset} are not on blocks of ${minimumBytes} bytes`,
+      );
     }
     if (hasPayload && length > maximumBytes) {
       throw new ApplianceError('BAD_ARGUMENT', `a request of ${length} bytes exceeds the limit of ${maximumBytes}`);
@@ -203,6 +218,7 @@ export class NbdDevice implements BlockDevice {
   }
 
   #checkWritable(canDo: boolean, what: string): void {
+    this.#pool.checkOpen();
     if (!this.#isStrict) return;
     if (this.features.isReadOnly) throw new ApplianceError('READ_ONLY', `the export ${this.exportName} is read-only`);
     this.#checkFeature(canDo, what);
@@ -227,7 +243,7 @@ function featuresOf({ transmissionFlags, contexts }: Negotiated): BlockFeatures 
   return {
     isReadOnly,
     canFlush: has(FLAG.SEND_FLUSH),
-    canFua: has(FLAG.SEND_FUA),
+    canFua: has(FLAG.SEND_FUA) && !isReadOnly,
     canTrim: has(FLAG.SEND_TRIM) && !isReadOnly,
     canZero,
     canFastZero: canZero && has(FLAG.SEND_FAST_ZERO),

@@ -71,6 +71,12 @@ export class ConnectionPool implements ConnectionOwner {
     return this.#connections.length;
   }
 
+  /** Throws CLOSED, or what the device failed with. */
+  checkOpen(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#isClosing) throw closedError();
+  }
+
   /** Settles when the server has answered, or when it never will. */
   perform(request: Request): Promise<void> {
     const refusal = this.#refusalOf(request);
