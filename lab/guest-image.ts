@@ -25,10 +25,7 @@ const DIRECTORIES = ['bin', 'dev', 'proc', 'sys', 'tmp', 'etc', 'data', 'mnt', '
 const AGENT_LIBRARY_LOADER = /^\s*(\/\S*ld-linux\S*)/;
 
 /** The kernel packages to try, each a small one for virtual machines; Debian's name first, then Ubuntu's. */
-const KERNEL_PACKAGES: Readonly<Record<string, readonly string[]>> = {
-  x64: ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-amd64'],
-  arm64: ['linux-image-cloud-arm64', 'linux-image-virtual', 'linux-image-arm64'],
-};
+const KERNEL_PACKAGES = ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-amd64'] as const;
 
 interface UnpackedKernel {
   readonly kernelPath: string;
@@ -39,9 +36,11 @@ interface UnpackedKernel {
 
 /**
  * The guest's kernel and initramfs, built once and kept in `.cache/guest` of the checkout. The kernel comes from the distribution's
- * package (downloaded, not installed), or else from /boot. Throws TOOL_FAILED when neither works, TOOL_MISSING without busybox.
+ * package (downloaded, not installed), or else from /boot. Throws TOOL_FAILED when neither works, TOOL_MISSING without busybox,
+ * NOT_SUPPORTED on another processor.
  */
 export async function guestImage(cacheDirectory: string = defaultCacheDirectory()): Promise<GuestImage> {
+  if (arch() !== 'x64') throw new ApplianceError('NOT_SUPPORTED', `the small guest is built for x86-64, not ${arch()}`);
   const busyboxPath = await staticBusybox();
   const key = await cacheKey(busyboxPath);
   const directory = join(cacheDirectory, key);
@@ -112,7 +111,7 @@ async function busyboxEntries(path: string): Promise<CpioEntry[]> {
 
 async function unpackKernel(directory: string): Promise<UnpackedKernel> {
   const failures: string[] = [];
-  for (const meta of KERNEL_PACKAGES[arch()] ?? []) {
+  for (const meta of KERNEL_PACKAGES) {
     try {
       return await downloadKernel(meta, join(directory, meta));
     } catch (error) {

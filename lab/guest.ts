@@ -120,17 +120,17 @@ export async function probeAcceleration(image: GuestImage): Promise<Acceleration
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const cachePath = join(image.kernelPath, '..', `acceleration-${bootId}`);
   if (existsSync(cachePath)) return (await readFile(cachePath, 'utf8')) === 'kvm' ? 'kvm' : 'tcg';
-  const acceleration = (await boots(image, 'kvm')) ? 'kvm' : 'tcg';
+  const acceleration = (await bootsUnderKvm(image)) ? 'kvm' : 'tcg';
   await writeFile(cachePath, acceleration);
   return acceleration;
 }
 
-async function boots(image: GuestImage, acceleration: Acceleration): Promise<boolean> {
-  const args = [
-    ...['-accel', acceleration, '-machine', 'q35', '-cpu', 'host', '-m', '192', '-nodefaults', '-no-reboot'],
-    ...['-display', 'none', '-serial', 'stdio', '-kernel', image.kernelPath, '-initrd', image.initrdPath],
-    ...['-append', kernelCommandLine('understudy.once')],
-  ];
+async function bootsUnderKvm(image: GuestImage): Promise<boolean> {
+  const fixed = '-accel kvm -cpu host -machine q35 -m 192 -nodefaults -no-reboot -display none -serial stdio'.split(
+    ' ',
+  );
+  const kernel = ['-kernel', image.kernelPath, '-initrd', image.initrdPath];
+  const args = [...fixed, ...kernel, '-append', kernelCommandLine('understudy.once')];
   return await new Promise((resolve) => {
     let output = '';
     const qemu = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'pipe', 'ignore'] });

@@ -11,7 +11,11 @@ type ConnectionOperation =
   | 'lookup'
   | 'define'
   | 'createTransient'
+  | 'activeNetworks'
   | 'storageVolume';
+
+/** VIR_CONNECT_LIST_NETWORKS_ACTIVE. */
+const LIST_ACTIVE_NETWORKS = 2;
 
 /** Operations about the connection as a whole. Each blocks; libvirt-host.h, libvirt-domain.h, libvirt-storage.h. */
 export const connectionOperations: Handlers<ConnectionOperation> = {
@@ -58,6 +62,17 @@ export const connectionOperations: Handlers<ConnectionOperation> = {
 
   createTransient: (session, { xml, flags }) =>
     session.takeIdentity(session.api.virDomainCreateXML(session.connection, xml, flags)),
+
+  activeNetworks: (session) => {
+    const { api } = session;
+    const list = Buffer.alloc(8);
+    const count = session.expectCount(api.virConnectListAllNetworks(session.connection, list, LIST_ACTIVE_NETWORKS));
+    return session.takeHandles(list, count).map((network) => {
+      const name = api.virNetworkGetName(network) ?? '';
+      api.virNetworkFree(network);
+      return name;
+    });
+  },
 
   storageVolume: (session, { pool, volume }) => {
     const { api } = session;

@@ -135,6 +135,11 @@ export class LibvirtConnection implements AsyncDisposable {
     return new Domain(this, await this.call('createTransient', { xml, flags }));
   }
 
+  /** Names of libvirt's networks that are up. */
+  async activeNetworks(options?: CallOptions): Promise<string[]> {
+    return await this.call('activeNetworks', {}, options);
+  }
+
   /** Path and XML of a volume that a disk names by pool and volume. Throws VOLUME_NOT_FOUND. */
   async storageVolume(pool: string, volume: string, options?: CallOptions): Promise<StorageVolume> {
     return await this.call('storageVolume', { pool, volume }, options);

@@ -80,6 +80,10 @@ export interface LibvirtApi {
   virDomainQemuAgentCommand(domain: Handle, command: string, timeoutSeconds: number, flags: number): string | null;
   virDomainQemuMonitorCommand(domain: Handle, command: string, result: Buffer, flags: number): number;
 
+  virConnectListAllNetworks(connection: Handle, networks: Buffer, flags: number): number;
+  virNetworkGetName(network: Handle): string | null;
+  virNetworkFree(network: Handle): number;
+
   virStoragePoolLookupByName(connection: Handle, name: string): Handle;
   virStoragePoolFree(pool: Handle): number;
   virStorageVolLookupByName(pool: Handle, name: string): Handle;
@@ -166,6 +170,9 @@ const SIGNATURES: Readonly<Record<keyof LibvirtApi, string>> = {
   virDomainFSThaw: 'int(p,p,uint,uint)',
   virDomainQemuAgentCommand: 'str!(p,s,int,uint)',
   virDomainQemuMonitorCommand: 'int(p,s,b,uint)',
+  virConnectListAllNetworks: 'int(p,b,uint)',
+  virNetworkGetName: 's(p)',
+  virNetworkFree: 'int(p)',
   virStoragePoolLookupByName: 'p(p,s)',
   virStoragePoolFree: 'int(p)',
   virStorageVolLookupByName: 'p(p,s)',

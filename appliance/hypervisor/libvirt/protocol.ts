@@ -94,6 +94,8 @@ export interface Operations {
   lookup(args: { readonly uuid?: string; readonly name?: string }): DomainIdentity;
   define(args: { readonly xml: string; readonly flags: number }): DomainIdentity;
   createTransient(args: { readonly xml: string; readonly flags: number }): DomainIdentity;
+  /** Names of the active networks. */
+  activeNetworks(): string[];
   storageVolume(args: { readonly pool: string; readonly volume: string }): StorageVolume;
 
   domainXml(args: { readonly uuid: string; readonly flags: number }): string;

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { hasCode, systemErrorCode } from '../../core/errors.ts';
+import { imageInfo } from '../qemu-img.ts';
+import type { CallOptions } from './call-channel.ts';
+import type { LibvirtConnection } from './connection.ts';
+import type { Domain } from './domain.ts';
+import { type InventoryFacts, type Machine, type MachineDisk, machineFromXml } from './inventory.ts';
+import { attributeOf, find, parseXml } from './xml.ts';
+
+/** All machines of the connection, running or not, in the daemon's order; one that vanishes meanwhile is left out. */
+export async function readMachines(connection: LibvirtConnection, options?: CallOptions): Promise<Machine[]> {
+  const machines: Machine[] = [];
+  for (const { domain } of await connection.domains(options)) {
+    try {
+      machines.push(await readMachine(connection, domain, options));
+    } catch (error) {
+      if (!hasCode(error, 'DOMAIN_NOT_FOUND')) throw error;
+    }
+  }
+  return machines;
+}
+
+/** One machine as it is now: its live definition when it runs, sizes asked from libvirt, storage volumes resolved. */
+export async function readMachine(
+  connection: LibvirtConnection,
+  domain: Domain,
+  options?: CallOptions,
+): Promise<Machine> {
+  const { state } = await domain.state(options);
+  const xml = await domain.xml(options);
+  const plain = machineFromXml(xml, { state });
+  const sizes: Record<string, number> = {};
+  const compat: Record<string, string> = {};
+  const volumePaths: Record<string, string> = {};
+  const formats: Record<string, string> = {};
+  for (const disk of plain.disks) {
+    if (disk.protection.kind === 'none') continue;
+    const size = await readSize(domain, disk, options);
+    if (size !== undefined) sizes[disk.target] = size;
+    let path = disk.source?.kind === 'file' || disk.source?.kind === 'block' ? disk.source.path : undefined;
+    let format = disk.format;
+    if (disk.source?.kind === 'volume') {
+      const volume = await readVolume(connection, disk.source, options);
+      path = volume?.path;
+      if (volume !== undefined) volumePaths[disk.target] = volume.path;
+      if (volume?.format !== undefined) formats[disk.target] = volume.format;
+      format = volume?.format ?? format;
+    }
+    const level = format === 'qcow2' && path !== undefined ? await readCompat(path) : undefined;
+    if (level !== undefined) compat[disk.target] = level;
+  }
+  const facts: InventoryFacts = { state, sizes, compat, volumePaths, formats };
+  return machineFromXml(xml, facts);
+}
+
+async function readSize(domain: Domain, disk: MachineDisk, options?: CallOptions): Promise<number | undefined> {
+  try {
+    return (await domain.blockInfo(disk.target, options)).capacityBytes;
+  } catch (error) {
+    // An image that is missing or on storage that is down: the machine is listed all the same, without a size.
+    if (hasCode(error, 'LIBVIRT_FAILED', 'DOMAIN_WRONG_STATE', 'NOT_SUPPORTED', 'VOLUME_NOT_FOUND')) return undefined;
+    throw error;
+  }
+}
+
+async function readVolume(
+  connection: LibvirtConnection,
+  source: { readonly pool: string; readonly volume: string },
+  options?: CallOptions,
+): Promise<{ readonly path: string; readonly format: string | undefined } | undefined> {
+  try {
+    const { path, xml } = await connection.storageVolume(source.pool, source.volume, options);
+    return { path, format: attributeOf(find(parseXml(xml), 'target/format'), 'type') };
+  } catch (error) {
+    if (hasCode(error, 'VOLUME_NOT_FOUND', 'LIBVIRT_FAILED')) return undefined;
+    throw error;
+  }
+}
+
+/** Only of images that this process can read; where it cannot, starting the backup will tell. */
+async function readCompat(path: string): Promise<string | undefined> {
+  try {
+    await access(path, constants.R_OK);
+    return (await imageInfo({ location: path, format: 'qcow2' }, { isShared: true })).compat ?? undefined;
+  } catch (error) {
+    if (hasCode(error, 'TOOL_FAILED', 'TOOL_MISSING', 'TIMED_OUT') || systemErrorCode(error) !== undefined)
+      return undefined;
+    throw error;
+  }
+}
