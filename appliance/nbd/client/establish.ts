@@ -58,6 +58,7 @@ class HandshakeDriver<Result> implements ByteSink {
   /** Bytes that the generator waits for, and those of them that are here. */
   #wanted: Buffer = Buffer.alloc(0);
   #wantedBytes = 0;
+  #finished: { readonly result: Result } | undefined;
   #hasReceived = false;
   #isTls = false;
   #isTlsStarting = false;
@@ -93,6 +94,10 @@ class HandshakeDriver<Result> implements ByteSink {
       if (this.#wantedBytes === this.#wanted.length) this.#step(this.#wanted);
     }
     if (this.#isTlsStarting) this.#startTls();
+    if (this.#finished === undefined) return;
+    // A server speaks only when it is asked: what follows the last reply is no answer to anything.
+    if (position < end) this.#outcome.reject(protocolError('it went on after the end of the handshake'));
+    else this.#outcome.resolve(this.#finished.result);
   }
 
   directTarget(): undefined {
@@ -127,7 +132,7 @@ class HandshakeDriver<Result> implements ByteSink {
       if (next === undefined) return;
       if (next.done === true) {
         this.#handshake = undefined;
-        this.#outcome.resolve(next.value);
+        this.#finished = { result: next.value };
       } else if (next.value === 'tls') this.#isTlsStarting = true;
       else {
         this.#wanted = Buffer.allocUnsafe(next.value);
