@@ -72,7 +72,7 @@ function decode(job: DecodeJob): number[] {
   const frame = frameScratch.subarray(0, job.frameBytes);
   readExactly(job, frame);
   const into = arena.subarray(job.outAt, job.outAt + job.outBytes);
-  return [codec.decode(frame, keyBytes(job.id as ContentKey), packKey(job.packId), idKeys, into)];
+  return [codec.decode(frame, keyBytes(job.id as ContentKey), { ...idKeys, pack: packKey(job.packId) }, into)];
 }
 
 function readExactly(job: DecodeJob, frame: Buffer): void {

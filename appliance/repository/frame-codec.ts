@@ -45,7 +45,7 @@ export class FrameCodec {
 
   /**
    * Writes the frame of `plain` to `into` (at least `frameBound` bytes) and returns its length. The id must be the
-   * content's. What was compressed is decompressed again and compared before it is used.
+   * content's.
    */
   encode(plain: Buffer, id: Buffer, slot: FrameSlot, into: Buffer): number {
     this.#reserve(plain.length);
@@ -80,16 +80,22 @@ export class FrameCodec {
    * content under `idKey`.
    * @throws ApplianceError REPOSITORY_CORRUPT; `into` then holds nothing to be used
    */
-  decode(frame: Buffer, expectedId: Buffer, key: KeyObject | undefined, idKeys: IdKeys, into: Buffer): number {
+  decode(
+    frame: Buffer,
+    expectedId: Buffer,
+    keys: IdKeys & { readonly pack: KeyObject | undefined },
+    into: Buffer,
+  ): number {
     const header = readFrameHeader(frame);
     if (frame.length !== FRAME_HEADER_BYTES + header.payloadBytes) throw corrupt('a frame has the wrong length');
     const id = frame.subarray(FRAME_ID_OFFSET, FRAME_ID_OFFSET + CONTENT_ID_BYTES);
     if (!id.equals(expectedId)) throw corrupt('a frame carries another id than the index says');
     if (header.plainBytes > into.length) throw corrupt('a frame is larger than its place');
     const stored = frame.subarray(FRAME_HEADER_BYTES);
-    const payload = header.cipher === FRAME_CIPHER.none ? stored : this.#decrypt(frame, stored, key, header.frameIndex);
+    const payload =
+      header.cipher === FRAME_CIPHER.none ? stored : this.#decrypt(frame, stored, keys.pack, header.frameIndex);
     this.#unpack(payload, header.codec, into.subarray(0, header.plainBytes));
-    const idKey = header.kind === FRAME_KIND.chunk ? idKeys.chunkId : idKeys.nodeId;
+    const idKey = header.kind === FRAME_KIND.chunk ? keys.chunkId : keys.nodeId;
     const actual = createHmac('sha256', idKey).update(into.subarray(0, header.plainBytes)).digest();
     if (!actual.equals(expectedId)) throw corrupt('a content does not match its id');
     return header.plainBytes;

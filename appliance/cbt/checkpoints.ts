@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+import { randomBytes } from 'node:crypto';
+import { hasCode, toError } from '../core/errors.ts';
+import type { Domain } from '../hypervisor/libvirt/domain.ts';
+
+/**
+ * The checkpoints of one appliance on one machine. A name says whose it is, so that nothing of anybody else's (other
+ * tools, another appliance) is ever touched, and is never used twice: a bitmap may outlive its checkpoint.
+ */
+export class OwnCheckpoints {
+  readonly #prefix: string;
+  readonly #domain: Domain;
+
+  constructor(domain: Domain, repositoryId: string) {
+    this.#domain = domain;
+    this.#prefix = `understudy-${repositoryId.slice(0, 8)}-`;
+  }
+
+  newName(): string {
+    return `${this.#prefix}${randomBytes(8).toString('hex')}`;
+  }
+
+  isOwn(name: string): boolean {
+    return name.startsWith(this.#prefix);
+  }
+
+  /** Names of every checkpoint of the machine, ours or not. */
+  async names(): Promise<string[]> {
+    return (await this.#domain.checkpoints()).map(({ name }) => name);
+  }
+
+  /** Deletes every own checkpoint but `keep`; sentences about those that could not be deleted. */
+  async deleteAllBut(keep: string | undefined): Promise<string[]> {
+    const problems: string[] = [];
+    for (const checkpoint of await this.#domain.checkpoints()) {
+      if (!this.isOwn(checkpoint.name) || checkpoint.name === keep) continue;
+      const problem = await this.#delete(checkpoint.name);
+      if (problem !== undefined) problems.push(problem);
+    }
+    return problems;
+  }
+
+  /** With its bitmap where that works; when the bitmap is broken or gone, the metadata alone. */
+  async #delete(name: string): Promise<string | undefined> {
+    try {
+      const checkpoint = await this.#domain.checkpoint(name);
+      try {
+        await checkpoint.delete();
+      } catch (error) {
+        if (!hasCode(error, 'CHECKPOINT_INCONSISTENT', 'LIBVIRT_FAILED')) throw error;
+        await checkpoint.delete({ metadataOnly: true });
+      }
+      return undefined;
+    } catch (error) {
+      if (hasCode(error, 'CHECKPOINT_NOT_FOUND')) return undefined;
+      return `the checkpoint ${name} could not be deleted: ${toError(error).message}`;
+    }
+  }
+}

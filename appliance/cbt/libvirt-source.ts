@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readFile } from 'node:fs/promises';
+import type { Clock } from '../core/clock.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
+import { type MachineId, parseMachineId } from '../core/ids.ts';
+import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import type { Domain } from '../hypervisor/libvirt/domain.ts';
+import type { Machine } from '../hypervisor/libvirt/inventory.ts';
+import { readMachine } from '../hypervisor/libvirt/read-machine.ts';
+import { OwnCheckpoints } from './checkpoints.ts';
+import { openLiveSource } from './live-source.ts';
+import { openOfflineSource } from './offline-source.ts';
+import { type DiskPlan, planDisks } from './plan-disks.ts';
+import type { FreezeMarker } from './quiesce.ts';
+import type { BackupSource, PreviousState, SourceAttachment } from './source.ts';
+
+export interface LibvirtSourceOptions {
+  readonly connection: LibvirtConnection;
+  readonly domain: Domain;
+  readonly previous: PreviousState | undefined;
+  readonly repositoryId: string;
+  readonly isFullScanRequested: boolean;
+  /** An existing directory for the job's socket; its path is short. */
+  readonly runtimeDirectory: string;
+  /** An existing directory for scratch files of disks that do not lie in files. */
+  readonly scratchDirectory: string;
+  readonly freezeMarker: FreezeMarker;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+}
+
+/** What both kinds of sources are made from. */
+export interface PreparedMachine {
+  readonly options: LibvirtSourceOptions;
+  readonly machine: Machine;
+  readonly machineId: MachineId;
+  readonly checkpoints: OwnCheckpoints;
+  readonly plans: readonly DiskPlan[];
+  readonly skipped: readonly { readonly name: string; readonly reason: string }[];
+  readonly attachments: readonly SourceAttachment[];
+  readonly notices: string[];
+  /** The checkpoint that the previous point left, if it can be continued from. */
+  readonly baseName: string | undefined;
+}
+
+const NVRAM_READ_ATTEMPTS = 5;
+
+/**
+ * A machine under libvirt as a source: a running one through a pull backup job over all of its disks at one moment, a
+ * shut-off one from its images. @throws ApplianceError NO_PROTECTABLE_DISK, DOMAIN_BUSY, and libvirt's
+ */
+export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<BackupSource> {
+  const machine = await readMachine(options.connection, options.domain, { signal: options.signal });
+  const checkpoints = new OwnCheckpoints(options.domain, options.repositoryId);
+  const base = await findBase(checkpoints, options.previous);
+  const plans = planDisks({
+    machine,
+    previous: options.previous,
+    base,
+    isFullScanRequested: options.isFullScanRequested,
+  });
+  const skipped = [
+    ...machine.disks.flatMap(({ target, protection }) =>
+      protection.kind === 'none' ? [{ name: target, reason: protection.reason }] : [],
+    ),
+    ...machine.unprotectedDevices.map(({ device, reason }) => ({ name: device, reason })),
+  ];
+  if (plans.length === 0) {
+    throw new ApplianceError('NO_PROTECTABLE_DISK', `no disk of ${machine.name} can be backed up`, {
+      details: { skipped },
+    });
+  }
+  const notices: string[] = [];
+  const prepared: PreparedMachine = {
+    options,
+    machine,
+    machineId: parseMachineId(machine.id),
+    checkpoints,
+    plans,
+    skipped,
+    attachments: await readAttachments(options.domain, machine, notices),
+    notices,
+    baseName: 'name' in base ? base.name : undefined,
+  };
+  return machine.state === 'shut-off' || machine.state === 'crashed'
+    ? openOfflineSource(prepared)
+    : openLiveSource(prepared);
+}
+
+async function findBase(
+  checkpoints: OwnCheckpoints,
+  previous: PreviousState | undefined,
+): Promise<{ readonly name: string } | { readonly missing: string }> {
+  const name = previous?.tracker['checkpoint'];
+  if (previous?.tracker['kind'] !== 'libvirt-checkpoint' || name === undefined) {
+    return { missing: 'the last recovery point left no checkpoint to continue from' };
+  }
+  if ((await checkpoints.names()).includes(name)) return { name };
+  return { missing: `checkpoint ${name} is gone: the machine was redefined, or somebody removed it` };
+}
+
+/** The machine's definition and firmware variables. What cannot be saved is said. */
+async function readAttachments(domain: Domain, machine: Machine, notices: string[]): Promise<SourceAttachment[]> {
+  const definition = await domain.xml({ isSecure: true, isInactive: true });
+  const attachments: SourceAttachment[] = [{ name: 'domain.xml', bytes: Buffer.from(definition, 'utf8') }];
+  const { nvramPath } = machine.firmware;
+  if (nvramPath !== null) {
+    const nvram = await readStable(nvramPath);
+    if (nvram === undefined)
+      notices.push(`the firmware variables in ${nvramPath} could not be read and are not in the point`);
+    else attachments.push({ name: 'nvram', bytes: nvram });
+  }
+  if (machine.tpm !== null && machine.tpm.backend === 'emulator') {
+    notices.push(
+      'the state of the emulated TPM is not in the point: keep recovery keys for disks that are sealed to it',
+    );
+  }
+  return attachments;
+}
+
+/** A small file that a running machine may be writing: read until two readings agree. */
+async function readStable(path: string): Promise<Buffer | undefined> {
+  try {
+    let before = await readFile(path);
+    for (let attempt = 0; attempt < NVRAM_READ_ATTEMPTS; attempt++) {
+      const now = await readFile(path);
+      if (now.equals(before)) return now;
+      before = now;
+    }
+    return undefined;
+  } catch (error) {
+    if (error instanceof Error && !hasCode(error, 'INTERNAL')) return undefined;
+    throw error;
+  }
+}

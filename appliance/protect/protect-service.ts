@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Catalog } from '../catalog/catalog.ts';
+import { openLibvirtSource } from '../cbt/libvirt-source.ts';
+import { defaultSourceName, machineIdOfName, openNbdSource } from '../cbt/nbd-source.ts';
+import { thaw } from '../cbt/quiesce.ts';
+import type { BackupSource } from '../cbt/source.ts';
+import type { Clock } from '../core/clock.ts';
+import { ApplianceError, hasCode, toError } from '../core/errors.ts';
+import { type MachineId, parseMachineId } from '../core/ids.ts';
+import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import type { Domain } from '../hypervisor/libvirt/domain.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { Repository } from '../repository/repository.ts';
+import { runBackup } from './backup-run.ts';
+import { byAge } from './point-selector.ts';
+
+export interface ProtectContext {
+  readonly signal: AbortSignal;
+  readonly onProgress: (phase: string, done: number, total: number) => void;
+  readonly onNotice: (sentence: string) => void;
+}
+
+export interface ProtectServiceOptions {
+  readonly repository: Repository;
+  readonly catalog: Catalog;
+  readonly clock: Clock;
+  readonly runtimeDirectory: string;
+  readonly scratchDirectory: string;
+  connect(uri: string): Promise<LibvirtConnection>;
+}
+
+export interface BackupRequest {
+  /** A machine's name or UUID, or an NBD URI. */
+  readonly target: string;
+  readonly name: string | undefined;
+  readonly connectUri: string;
+  readonly isFullScanRequested: boolean;
+}
+
+interface FreezeRecord {
+  readonly connectUri: string;
+  readonly machine: MachineId;
+}
+
+const FREEZE_PREFIX = 'freeze-';
+
+/** Makes recovery points. One run at a time per machine. */
+export class ProtectService {
+  readonly #options: ProtectServiceOptions;
+  readonly #running = new Set<MachineId>();
+
+  constructor(options: ProtectServiceOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Backs a machine or an NBD export up. @throws ApplianceError DOMAIN_NOT_FOUND, DOMAIN_BUSY, NO_PROTECTABLE_DISK,
+   * DOMAIN_GONE, SOURCE_CHANGED, INCOMPLETE_BACKUP, ABORTED, and those of source and repository
+   */
+  async backup(
+    request: BackupRequest,
+    context: ProtectContext,
+  ): Promise<{ point: RecoveryPoint; notices: readonly string[] }> {
+    if (isNbdUri(request.target)) {
+      const name = request.name ?? defaultSourceName(request.target);
+      return this.#exclusively(machineIdOfName(name), name, (previous) =>
+        this.#run(previous, context, () =>
+          openNbdSource({ uri: request.target, name, previous, clock: this.#options.clock, signal: context.signal }),
+        ),
+      );
+    }
+    if (request.name !== undefined) {
+      throw new ApplianceError('BAD_ARGUMENT', 'a machine is kept under its own name; --name is for NBD URIs');
+    }
+    const connection = await this.#options.connect(request.connectUri);
+    const domain = await findDomain(connection, request.target);
+    const machineId = parseMachineId(domain.uuid);
+    return this.#exclusively(machineId, domain.name, (previous) =>
+      this.#run(previous, context, () =>
+        openLibvirtSource({
+          connection,
+          domain,
+          previous,
+          repositoryId: this.#options.repository.config.id,
+          isFullScanRequested: request.isFullScanRequested,
+          runtimeDirectory: this.#options.runtimeDirectory,
+          scratchDirectory: this.#options.scratchDirectory,
+          freezeMarker: this.#freezeMarker({ connectUri: request.connectUri, machine: machineId }),
+          clock: this.#options.clock,
+          signal: context.signal,
+        }),
+      ),
+    );
+  }
+
+  /** Thaws guests that a process of this appliance may have left frozen. Sentences about what was done. */
+  async thawLeftovers(): Promise<string[]> {
+    const sentences: string[] = [];
+    for (const [name, record] of await this.#options.catalog.records<FreezeRecord>('session/')) {
+      if (!name.startsWith(FREEZE_PREFIX)) continue;
+      try {
+        const connection = await this.#options.connect(record.connectUri);
+        const domain = await connection.domainByUuid(record.machine);
+        const problem = await thaw(domain);
+        sentences.push(problem ?? `${domain.name} was thawed: an interrupted run may have left it frozen`);
+        if (problem === undefined) await this.#options.catalog.deleteRecord('session/', name);
+      } catch (error) {
+        if (hasCode(error, 'DOMAIN_NOT_FOUND')) await this.#options.catalog.deleteRecord('session/', name);
+        else sentences.push(`${record.machine} may still be frozen: ${toError(error).message}`);
+      }
+    }
+    return sentences;
+  }
+
+  async #exclusively<T>(
+    machineId: MachineId,
+    name: string,
+    action: (previous: RecoveryPoint | undefined) => Promise<T>,
+  ): Promise<T> {
+    if (this.#running.has(machineId)) throw new ApplianceError('DOMAIN_BUSY', `a backup of ${name} is running already`);
+    this.#running.add(machineId);
+    try {
+      const points = await this.#options.catalog.points();
+      return await action(points.filter(({ machine }) => machine.id === machineId).sort(byAge)[0]);
+    } finally {
+      this.#running.delete(machineId);
+    }
+  }
+
+  async #run(
+    previous: RecoveryPoint | undefined,
+    context: ProtectContext,
+    open: () => Promise<BackupSource>,
+  ): Promise<{ point: RecoveryPoint; notices: readonly string[] }> {
+    const { repository, catalog, clock } = this.#options;
+    const startedAtMs = clock.elapsedMs();
+    const notices: string[] = [];
+    const source = await open();
+    try {
+      const point = await runBackup({
+        repository,
+        catalog,
+        clock,
+        source,
+        previous,
+        startedAtMs,
+        signal: context.signal,
+        onProgress: (disk, position, sizeBytes) => context.onProgress(`backing up ${disk}`, position, sizeBytes),
+        onNotice: (sentence) => notices.push(sentence),
+      });
+      return { point, notices: [...source.notices, ...notices] };
+    } catch (error) {
+      throw await clearerCause(source, error);
+    } finally {
+      await source[Symbol.asyncDispose]();
+      for (const sentence of [...source.notices, ...notices]) context.onNotice(sentence);
+    }
+  }
+
+  #freezeMarker(record: FreezeRecord): { set(): Promise<void>; clear(): Promise<void> } {
+    const name = FREEZE_PREFIX + record.machine;
+    return {
+      set: () => this.#options.catalog.putRecord('session/', name, record),
+      clear: () => this.#options.catalog.deleteRecord('session/', name),
+    };
+  }
+}
+
+export function isNbdUri(target: string): boolean {
+  return /^nbds?(\+unix)?:\/\//.test(target);
+}
+
+/** By name, or by UUID. @throws ApplianceError DOMAIN_NOT_FOUND */
+export async function findDomain(connection: LibvirtConnection, nameOrId: string): Promise<Domain> {
+  try {
+    return await connection.domainByName(nameOrId);
+  } catch (error) {
+    if (!hasCode(error, 'DOMAIN_NOT_FOUND') || !/^[0-9a-f-]{36}$/i.test(nameOrId)) throw error;
+    return connection.domainByUuid(nameOrId);
+  }
+}
+
+/** A lost connection says little: when the source knows why (machine stopped, job ended, no space), that is the error. */
+async function clearerCause(source: BackupSource, error: unknown): Promise<unknown> {
+  if (!hasCode(error, 'NBD_CONNECTION_LOST', 'NBD_CONNECT_FAILED', 'NBD_SERVER_ERROR', 'CLOSED')) return error;
+  try {
+    await source.assertAlive();
+    return error;
+  } catch (reason) {
+    return reason instanceof ApplianceError && reason.cause === undefined
+      ? new ApplianceError(reason.code, reason.message, { cause: error, details: reason.details, hint: reason.hint })
+      : reason;
+  }
+}
