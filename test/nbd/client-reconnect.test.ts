@@ -164,6 +164,19 @@ test('ESHUTDOWN is answered with an orderly end and a new connection', async (t)
   assert.ok(server.requests.some((request) => request.command === CMD.DISC));
 });
 
+test('a flush after ESHUTDOWN does not claim what was written before it', async (t) => {
+  const server = await startBadServer(t, {
+    onRequest: (c, r) => {
+      if (c.number > 1 || r.command !== CMD.READ) return answerWell(c, r);
+      c.chunk(r, true, CHUNK.ERROR, errorChunk(NBD_ERRNO.ESHUTDOWN, 'bye'));
+    },
+  });
+  const device = t.use(await connectNbd(server.uri, QUICK));
+  await device.write(0, Buffer.alloc(512));
+  await device.read(0, Buffer.alloc(512));
+  await rejects(device.flush(), 'NBD_CONNECTION_LOST');
+});
+
 test('a write that is answered with ESHUTDOWN is lost, not repeated', async (t) => {
   const server = await startBadServer(t, {
     onRequest: (c, r) => c.chunk(r, true, CHUNK.ERROR, errorChunk(NBD_ERRNO.ESHUTDOWN, 'bye')),

@@ -33,6 +33,12 @@ export async function startQemuNbd(t: TestContext, args: readonly string[], sock
   return await startPeer(t, ['qemu-nbd', '-t', '-k', path, ...args], path);
 }
 
+/** qemu-nbd with an empty memory-like image behind these TLS credentials. */
+export async function startQemuNbdTls(t: TestContext, credentials: string): Promise<PeerServer> {
+  const image = 'driver=null-co,size=1048576,read-zeroes=on';
+  return await startQemuNbd(t, ['--object', credentials, '--tls-creds', 'tls0', '--image-opts', image]);
+}
+
 /** qemu-storage-daemon that serves its exports at the socket. */
 export async function startStorageDaemon(t: TestContext, args: readonly string[]): Promise<PeerServer> {
   const path = join(await t.tempDir(), 's');

@@ -61,6 +61,7 @@ class HandshakeDriver<Result> implements ByteSink {
   #finished: { readonly result: Result } | undefined;
   #hasReceived = false;
   #isTls = false;
+  #hasTlsBytes = false;
   #isTlsStarting = false;
 
   constructor(target: NbdTarget, channel: Channel, tls: TlsPlan) {
@@ -84,6 +85,7 @@ class HandshakeDriver<Result> implements ByteSink {
 
   onBytes(buffer: Buffer, start: number, end: number): void {
     this.#hasReceived = true;
+    this.#hasTlsBytes = this.#isTls;
     let position = start;
     while (position < end && this.#handshake !== undefined) {
       if (this.#isTlsStarting) return this.fail(protocolError('plain bytes follow its agreement to TLS'));
@@ -161,7 +163,9 @@ class HandshakeDriver<Result> implements ByteSink {
   #lostError(cause: Error | undefined): ApplianceError {
     const where = formatNbdUri(this.#target);
     const reason = cause === undefined ? 'the server closed the connection' : cause.message;
-    if (this.#isTls && systemErrorCode(cause)?.startsWith('ERR_SSL') === true) {
+    // With TLS 1.3 a server judges the client's certificate after the client's side of the handshake is done.
+    const isRefusal = this.#isTls && (!this.#hasTlsBytes || systemErrorCode(cause)?.startsWith('ERR_SSL') === true);
+    if (isRefusal) {
       return new ApplianceError('NBD_TLS_FAILED', `${where}: the server ended the TLS session: ${reason}`, { cause });
     }
     if (this.#hasReceived) {

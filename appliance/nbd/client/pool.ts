@@ -109,7 +109,11 @@ export class ConnectionPool implements ConnectionOwner {
   onAnswered(connection: Connection, request: Request): void {
     this.#leaveFlight(request);
     const { error } = request;
-    if (error?.errno === NBD_ERRNO.ESHUTDOWN && connection.isOpen) this.#retire(connection);
+    if (error?.errno === NBD_ERRNO.ESHUTDOWN && connection.isOpen) {
+      this.#retire(connection);
+      // What comes back may be another server, to which unflushed writes mean nothing.
+      this.#writes.connectionLost(request.toError(error), []);
+    }
     if (error === undefined) {
       this.#writes.end(request, true);
       request.resolve();
