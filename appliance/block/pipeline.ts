@@ -61,3 +61,23 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 function aborted(signal: AbortSignal): ApplianceError {
   return new ApplianceError('ABORTED', 'the operation was interrupted', { cause: signal.reason });
 }
+
+/**
+ * Works on a short list, several items at a time. After the first error no further item starts; rejects with it when
+ * nothing runs any more.
+ */
+export async function runLanes<T>(items: readonly T[], lanes: number, work: (item: T) => Promise<void>): Promise<void> {
+  const failures: unknown[] = [];
+  let index = 0;
+  const lane = async (): Promise<void> => {
+    try {
+      for (let item = items[index++]; item !== undefined && failures.length === 0; item = items[index++]) {
+        await work(item);
+      }
+    } catch (error) {
+      failures.push(error);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(lanes, items.length) }, lane));
+  if (failures.length > 0) throw failures[0];
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { BlockDevice, BlockFeatures, BlockLimits, WriteOptions, ZeroOptions } from '../block/block-device.ts';
+import { MAX_EXTENTS_PER_QUERY } from '../block/block-device.ts';
+import { checked } from '../block/checked-device.ts';
+import { runLanes } from '../block/pipeline.ts';
+import { unaligned } from '../block/unaligned-device.ts';
+import type { Slice } from '../core/extent-map.ts';
+import { appendExtent, type Extent, endOf, type Range } from '../core/extents.ts';
+import { type WriteLog, ZEROES } from './write-log.ts';
+
+export interface LoggedDeviceOptions {
+  /** What is beneath the log; never written. */
+  readonly base: BlockDevice;
+  readonly log: WriteLog;
+  /** Index of the disk in the log. */
+  readonly disk: number;
+  /** Size of the disk; beyond the base's end it reads as zeroes. Default: the base's size. */
+  readonly sizeBytes?: number;
+}
+
+/** Reads of a request that run at the same time. */
+const READ_LANES = 8;
+const MAX_REQUEST_BYTES: number = 32 * 1024 * 1024;
+
+/**
+ * A writable disk: a read-only base and, on top, the log's records of one disk. Writes, zeroes and trims are appended to
+ * the log and never touch the base; what was trimmed reads as zeroes from then on.
+ *
+ * A write that has settled is seen by every later read at once, on this and every other device of the same log; it
+ * survives the death of the process, and after `flush` (or with FUA) the loss of power. Data from the log is verified on
+ * every read of it. Closing the device closes the base, not the log, and does not flush.
+ *
+ * Errors: those of the base, and NO_SPACE, WRITE_LOG_CORRUPT, IO_FAILED, CLOSED of the log.
+ */
+export function loggedDevice(options: LoggedDeviceOptions): BlockDevice {
+  return checked(new LoggedDevice(options));
+}
+
+class LoggedDevice implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly limits: BlockLimits = { minimumBytes: 1, preferredBytes: 4096, maximumBytes: MAX_REQUEST_BYTES };
+  readonly features: BlockFeatures = {
+    isReadOnly: false,
+    canFlush: true,
+    canFua: true,
+    canTrim: true,
+    canZero: true,
+    canFastZero: true,
+    canCache: true,
+    canExtents: true,
+    isMultiConnSafe: true,
+  };
+  private readonly base: BlockDevice;
+  private readonly log: WriteLog;
+  private readonly disk: number;
+
+  constructor(options: LoggedDeviceOptions) {
+    this.base = unaligned(options.base);
+    this.log = options.log;
+    this.disk = options.disk;
+    this.sizeBytes = options.sizeBytes ?? options.base.sizeBytes;
+  }
+
+  async read(offset: number, into: Buffer): Promise<void> {
+    const slices = this.log.slices({ disk: this.disk, offset, length: into.length });
+    const [only] = slices;
+    if (slices.length === 1 && only !== undefined) return await this.readSlice(only, into);
+    await runLanes(slices, READ_LANES, async (slice) => {
+      await this.readSlice(slice, into.subarray(slice.offset - offset, endOf(slice) - offset));
+    });
+  }
+
+  async write(offset: number, data: Buffer, options: WriteOptions = {}): Promise<void> {
+    await this.log.append({ disk: this.disk, offset, data });
+    if (options.fua === true) await this.log.flush();
+  }
+
+  async zero(range: Range, options: ZeroOptions = {}): Promise<void> {
+    await this.log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'zero');
+    if (options.fua === true) await this.log.flush();
+  }
+
+  async trim(range: Range, options: WriteOptions = {}): Promise<void> {
+    await this.log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'trim');
+    if (options.fua === true) await this.log.flush();
+  }
+
+  async flush(): Promise<void> {
+    await this.log.flush();
+  }
+
+  async cache(range: Range): Promise<void> {
+    const length = Math.min(endOf(range), this.base.sizeBytes) - range.offset;
+    if (length > 0 && this.base.features.canCache) await this.base.cache({ offset: range.offset, length });
+  }
+
+  /** The log's records over the base's extents; stops where the base's first answer stops. */
+  async extents(range: Range): Promise<Extent[]> {
+    const beneath = await this.baseExtents(range);
+    const end = endOf(beneath.at(-1) ?? range);
+    const merged: Extent[] = [];
+    let index = 0;
+    for (const slice of this.log.sliceIterator({ disk: this.disk, offset: range.offset, length: end - range.offset })) {
+      if (merged.length >= MAX_EXTENTS_PER_QUERY - 1) break;
+      if (slice.value !== undefined) {
+        appendExtent(merged, { ...rangeOf(slice), kind: slice.value === ZEROES ? 'hole' : 'data' });
+        continue;
+      }
+      index = appendClipped(merged, beneath, { from: index, range: slice });
+    }
+    return merged;
+  }
+
+  async close(): Promise<void> {
+    await this.base.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  private async readSlice(slice: Slice<number>, into: Buffer): Promise<void> {
+    if (slice.value === undefined) await this.readBase(slice.offset, into);
+    else if (slice.value === ZEROES) into.fill(0);
+    else await this.log.read(slice.value, slice.valueOffset, into);
+  }
+
+  private async readBase(offset: number, into: Buffer): Promise<void> {
+    const length = Math.max(0, Math.min(into.length, this.base.sizeBytes - offset));
+    const { maximumBytes } = this.base.limits;
+    for (let done = 0; done < length; done += maximumBytes) {
+      await this.base.read(offset + done, into.subarray(done, Math.min(done + maximumBytes, length)));
+    }
+    into.fill(0, length);
+  }
+
+  private async baseExtents(range: Range): Promise<Extent[]> {
+    const length = Math.min(endOf(range), this.base.sizeBytes) - range.offset;
+    if (length <= 0) return [{ offset: range.offset, length: range.length, kind: 'hole' }];
+    const extents = [...(await this.base.extents({ offset: range.offset, length }))];
+    const covered = endOf(extents.at(-1) ?? range);
+    if (covered === this.base.sizeBytes && covered < endOf(range)) {
+      appendExtent(extents, { offset: covered, length: endOf(range) - covered, kind: 'hole' });
+    }
+    return extents;
+  }
+}
+
+/** Appends what a sorted list says about a range; the result is where the next, later range starts to look. */
+function appendClipped(into: Extent[], list: readonly Extent[], where: { from: number; range: Range }): number {
+  let index = where.from;
+  for (let extent = list[index]; extent !== undefined; extent = list[index]) {
+    const start = Math.max(extent.offset, where.range.offset);
+    const end = Math.min(endOf(extent), endOf(where.range));
+    if (end > start && into.length < MAX_EXTENTS_PER_QUERY) {
+      appendExtent(into, { offset: start, length: end - start, kind: extent.kind });
+    }
+    if (endOf(extent) >= endOf(where.range)) break;
+    index += 1;
+  }
+  return index;
+}
+
+function rangeOf(slice: Slice<number>): Range {
+  return { offset: slice.offset, length: slice.length };
+}
