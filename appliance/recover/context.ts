@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Catalog } from '../catalog/catalog.ts';
+import type { Clock } from '../core/clock.ts';
+import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import type { NbdServer } from '../nbd/server/nbd-server.ts';
+import type { Repository } from '../repository/repository.ts';
+
+/** How far a long operation is. `done` and `total` are in `unit`; a total of 0 is not known yet. */
+export interface RecoverProgress {
+  readonly phase: string;
+  readonly done: number;
+  readonly total: number;
+  readonly unit: 'bytes' | 'items';
+}
+
+/** How a caller follows and interrupts an operation. */
+export interface RecoverContext {
+  /** Once aborted, no further write starts; the operation settles with ABORTED when nothing of it runs any more. */
+  readonly signal: AbortSignal;
+  /** Must not throw. */
+  readonly onProgress: (progress: RecoverProgress) => void;
+  /** Things the operator should know although the operation goes on. */
+  readonly onNotice: (sentence: string) => void;
+}
+
+/** What recovery works with. All of it is owned by whoever made it. */
+export interface RecoverParts {
+  readonly repository: Repository;
+  readonly catalog: Catalog;
+  /** Serves exports and the disks of booted machines; on a unix socket. */
+  readonly nbd: NbdServer;
+  readonly clock: Clock;
+  /** Absolute. Write logs live in `sessions/` (booted machines) and `exports/` (thrown away at the end) beneath it. */
+  readonly stateDirectory: string;
+  /** The caller of this closes the connection. @throws ApplianceError LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, … */
+  readonly connectLibvirt: (uri: string) => Promise<LibvirtConnection>;
+}

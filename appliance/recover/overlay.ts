@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { BlockDevice } from '../block/block-device.ts';
+import type { Clock } from '../core/clock.ts';
+import { invariant } from '../core/invariant.ts';
+import type { PointDisk, RecoveryPoint } from '../repository/manifest.ts';
+import type { Repository } from '../repository/repository.ts';
+import { loggedDevice } from '../volume/logged-device.ts';
+import { WriteLog } from '../volume/write-log.ts';
+import { openPointDevice } from './point-content.ts';
+
+export interface OverlayOptions {
+  readonly repository: Repository;
+  readonly clock: Clock;
+  readonly point: RecoveryPoint;
+  /** Of the write log; created when missing. Nobody else uses it. */
+  readonly directory: string;
+}
+
+/**
+ * The disks of a recovery point, writable: what is written goes into one write log for all of them, so that its order
+ * across the disks is kept. The point itself never changes. Opened again on the same directory, the disks hold what was
+ * written before. The log is encrypted when the repository is.
+ *
+ * Disk n of the log is disk n of the manifest, which never changes either.
+ */
+export class Overlay implements AsyncDisposable {
+  readonly log: WriteLog;
+  readonly #devices: ReadonlyMap<string, BlockDevice>;
+
+  private constructor(log: WriteLog, devices: ReadonlyMap<string, BlockDevice>) {
+    this.log = log;
+    this.#devices = devices;
+  }
+
+  /** @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, NO_SPACE, IO_FAILED */
+  static async open(options: OverlayOptions): Promise<Overlay> {
+    const { repository, point } = options;
+    const log = await WriteLog.open(options.directory, {
+      key: repository.keys.isEncrypted ? repository.keys.logRoot : null,
+      machineId: point.machine.id,
+      clock: options.clock,
+    });
+    const devices = point.disks.map(
+      (disk, index) =>
+        [disk.name, loggedDevice({ base: openPointDevice(repository, disk), log, disk: index })] as const,
+    );
+    return new Overlay(log, new Map(devices));
+  }
+
+  device(disk: PointDisk): BlockDevice {
+    const device = this.#devices.get(disk.name);
+    invariant(device !== undefined, 'an overlay has every disk of its point');
+    return device;
+  }
+
+  /** Closes the disks, flushes and closes the log. Idempotent. */
+  async close(): Promise<void> {
+    for (const device of this.#devices.values()) await device.close();
+    await this.log.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { RecoveryPoint } from '../repository/manifest.ts';
+
+/** Formats that a disk can be restored to; `qcow2` and `vmdk` are written by qemu-img. */
+export type RestoreFormat = 'raw' | 'qcow2' | 'vmdk';
+
+export interface RestoreRequest {
+  readonly point: RecoveryPoint;
+  /** Can be left out when the point has only one. */
+  readonly disk?: string;
+  /** A file, a block device, or an NBD URI. */
+  readonly to?: string;
+  readonly format?: RestoreFormat;
+  /** Define a new machine of this name, its disks in `directory` or beside the originals. */
+  readonly as?: string;
+  readonly directory?: string;
+  /** Put the point's content into the original machine's disks. */
+  readonly inPlace?: boolean;
+  /** The libvirt URI for whole machines. */
+  readonly connect: string;
+}
+
+export interface RestoredTarget {
+  readonly disk: string;
+  readonly to: string;
+  /** Of the disk. */
+  readonly sizeBytes: number;
+  /** Data that was written; zeroes that the target had anyway are not. */
+  readonly writtenBytes: number;
+}
+
+export interface RestoreReport {
+  readonly point: string;
+  readonly targets: readonly RestoredTarget[];
+  /** Name of the machine that was defined or restored; null for a single disk. */
+  readonly machine: string | null;
+  readonly durationMs: number;
+  /** Sentences: what is not as it was. */
+  readonly changes: readonly string[];
+}
