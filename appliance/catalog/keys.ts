@@ -9,6 +9,7 @@ export const PREFIX = {
   pack: 'pack/',
   point: 'point/',
   damage: 'damage/',
+  lost: 'lost/',
   meta: 'meta/',
   run: 'run/',
   session: 'session/',

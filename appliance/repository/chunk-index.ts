@@ -2,6 +2,7 @@
 import type { ContentKey } from '../core/content-id.ts';
 import type { PackId } from '../core/ids.ts';
 import type { FrameKind } from './format.ts';
+import type { RecoveryPoint } from './manifest.ts';
 import type { PackEntry } from './pack-format.ts';
 
 /** Where the frame of a content lies. */
@@ -23,15 +24,46 @@ export interface PackInfo {
 
 /**
  * The port to the index of contents: id to place. The catalog implements it; it can always be made again from the
- * packs. A content that is marked as damaged is not found, so that the next backup stores it anew.
+ * packs. Only places in packs that the index knows are answered.
  */
 export interface ChunkIndex {
-  /** One answer per key, in order; undefined where the content is not stored. */
+  /**
+   * One answer per key, in order; undefined where the content is not stored, or is known to be damaged: the next backup
+   * then stores it anew.
+   */
   findMany(ids: readonly ContentKey[]): Promise<readonly (ChunkLocation | undefined)[]>;
-  /** The same for one key, at once. */
+  /** The place to read one key from, at once. For a damaged content without a good copy: the damaged place. */
   find(id: ContentKey): ChunkLocation | undefined;
-  /** Makes a durable pack's frames known, all or none. A content that was known elsewhere moves here. */
+  /**
+   * Makes a durable pack's frames known, all or none; durable when settled. A content that was known elsewhere moves
+   * here, and one that was marked as damaged elsewhere is whole again.
+   */
   addPack(packId: PackId, info: PackInfo, entries: readonly PackEntry[]): Promise<void>;
-  /** Forgets a pack and those of the given ids that the index places in it. */
+  /** Forgets a pack and those of the given ids that the index places in it, all or none; durable when settled. */
   removePack(packId: PackId, ids: readonly ContentKey[]): Promise<void>;
+}
+
+/** A content whose stored frame did not verify. */
+export interface Damage extends ChunkLocation {
+  /** In words, for people. */
+  readonly what: string;
+}
+
+/** What garbage collection and scrub need besides: the catalog implements it too. */
+export interface ManagedIndex extends ChunkIndex {
+  /** A copy of what the index knows of every pack. */
+  packs(): Promise<Map<PackId, PackInfo>>;
+  /** A copy of what is known to be damaged. */
+  damages(): Map<ContentKey, Damage>;
+  /** Remembers that the indexed frame of a content is damaged. Nothing happens when the content is not indexed. */
+  markDamaged(id: ContentKey, what: string): Promise<void>;
+  /** The frame that was marked verifies again: it is found as before. */
+  clearDamage(id: ContentKey): Promise<void>;
+  /** Removes every entry that lies in none of the known packs; settles with the ids. Reads the whole index. */
+  purgeDangling(): Promise<ContentKey[]>;
+  /** Points whose manifest disappeared without having been deleted: their contents are kept until the operator decides. */
+  lostPoints(): Promise<RecoveryPoint[]>;
+  /** A small value of the repository's upkeep; undefined when there is none. */
+  note(name: string): Promise<unknown>;
+  putNote(name: string, value: unknown): Promise<void>;
 }

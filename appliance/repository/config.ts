@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createCipheriv, createDecipheriv, createHmac, randomBytes, scryptSync } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, type KeyObject, randomBytes, scryptSync } from 'node:crypto';
 import { Ajv } from 'ajv';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { DEFAULT_CHUNK_BYTES, FORMAT_VERSION, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES } from './format.ts';
+import { checkStoredJson, encodeJson, parseStoredJson, withMac } from './authenticated-json.ts';
 import { deriveKeys, MASTER_KEY_BYTES } from './keys.ts';
 import type { ObjectStore } from './object-store.ts';
 import { parseRecoveryKey } from './recovery-key.ts';
 
-const CONFIG_KEY = 'config.json';
+export const CONFIG_KEY = 'config.json';
 /** scrypt's cost (RFC 7914): 128 MiB and about 0.3 s for each try. The recovery key itself has 160 random bits. */
 const SCRYPT = { N: 2 ** 17, r: 8, p: 1 } as const;
 const SCRYPT_MAX_MEMORY: number = 256 * 1024 * 1024;
@@ -38,11 +39,48 @@ export interface RepositoryConfig {
   /** Shows, before anything is read, that a working key is the right one: an HMAC under a key derived from it. */
   readonly keyCheck: string;
   readonly slots: readonly KeySlot[];
+  /** HMAC over all the rest: nobody without the key can, for example, turn encryption off. */
+  readonly mac: string;
 }
+
+const base64 = (bytes: number): object => ({ type: 'string', pattern: base64Pattern(bytes) });
+
+/** Exactly the canonical base 64 of so many bytes. */
+function base64Pattern(bytes: number): string {
+  const rest = bytes % 3;
+  const tail = rest === 0 ? '' : rest === 1 ? '[A-Za-z0-9+/]{2}==' : '[A-Za-z0-9+/]{3}=';
+  return `^[A-Za-z0-9+/]{${Math.floor(bytes / 3) * 4}}${tail}$`;
+}
+
+const slotSchema = {
+  oneOf: [
+    {
+      type: 'object',
+      required: ['kind', 'n', 'r', 'p', 'salt', 'nonce', 'wrapped', 'tag'],
+      additionalProperties: false,
+      properties: {
+        kind: { const: 'scrypt' },
+        n: { enum: [2 ** 14, 2 ** 15, 2 ** 16, 2 ** 17] },
+        r: { const: 8 },
+        p: { const: 1 },
+        salt: base64(32),
+        nonce: base64(12),
+        wrapped: base64(MASTER_KEY_BYTES),
+        tag: base64(16),
+      },
+    },
+    {
+      type: 'object',
+      required: ['kind', 'key'],
+      additionalProperties: false,
+      properties: { kind: { const: 'plain' }, key: base64(MASTER_KEY_BYTES) },
+    },
+  ],
+} as const;
 
 const schema = {
   type: 'object',
-  required: ['format', 'version', 'id', 'chunkBytes', 'encryption', 'createdAt', 'keyCheck', 'slots'],
+  required: ['format', 'version', 'id', 'chunkBytes', 'encryption', 'createdAt', 'keyCheck', 'slots', 'mac'],
   properties: {
     format: { const: 'understudy-repository' },
     version: { type: 'integer' },
@@ -51,11 +89,12 @@ const schema = {
     encryption: { enum: ['aes-256-gcm', 'none'] },
     createdAt: { type: 'string' },
     keyCheck: { type: 'string', pattern: '^[0-9a-f]{64}$' },
-    slots: { type: 'array', minItems: 1, items: { type: 'object', required: ['kind'] } },
+    slots: { type: 'array', minItems: 1, maxItems: 16, items: slotSchema },
+    mac: { type: 'string', pattern: '^[0-9a-f]{64}$' },
   },
 } as const;
 
-const isConfig = new Ajv().compile<RepositoryConfig>(schema);
+const isConfig = new Ajv({ strict: false }).compile<RepositoryConfig>(schema);
 
 export interface NewRepository {
   readonly config: RepositoryConfig;
@@ -78,17 +117,25 @@ export function newRepositoryConfig(options: {
   const slot: KeySlot =
     recoveryKey === undefined ? { kind: 'plain', key: masterKey.toString('base64') } : wrap(masterKey, recoveryKey);
   const id = randomBytes(16).toString('hex');
-  const config: RepositoryConfig = {
-    format: 'understudy-repository',
-    version: FORMAT_VERSION,
-    id,
-    chunkBytes,
-    encryption: recoveryKey === undefined ? 'none' : 'aes-256-gcm',
-    createdAt: options.createdAt,
-    keyCheck: keyCheckOf(masterKey, id),
-    slots: [slot],
-  };
+  const config = sealConfig(
+    {
+      format: 'understudy-repository',
+      version: FORMAT_VERSION,
+      id,
+      chunkBytes,
+      encryption: recoveryKey === undefined ? 'none' : 'aes-256-gcm',
+      createdAt: options.createdAt,
+      keyCheck: keyCheckOf(masterKey, id),
+      slots: [slot],
+    },
+    masterKey,
+  );
   return { config, masterKey };
+}
+
+/** Authenticates a configuration under its own key. */
+export function sealConfig(config: Omit<RepositoryConfig, 'mac'>, masterKey: Buffer): RepositoryConfig {
+  return withMac(config, configKey(masterKey, config.id));
 }
 
 /** The master key by the recovery key (not needed without encryption). @throws ApplianceError REPOSITORY_KEY */
@@ -102,20 +149,27 @@ export function unlockWithRecoveryKey(config: RepositoryConfig, recoveryKey: str
   const message =
     recoveryKey === undefined
       ? 'the repository is encrypted and needs its recovery key'
-      : 'the recovery key does not open this repository';
+      : 'the recovery key does not open this repository: it is the key of another one, or config.json is damaged';
   throw new ApplianceError('REPOSITORY_KEY', message);
 }
 
-/** @throws ApplianceError REPOSITORY_KEY when the key is not this repository's */
+/** @throws ApplianceError REPOSITORY_KEY when the key is not this repository's, REPOSITORY_CORRUPT when the configuration was changed */
 export function checkMasterKey(config: RepositoryConfig, masterKey: Buffer): void {
   if (masterKey.length !== MASTER_KEY_BYTES || keyCheckOf(masterKey, config.id) !== config.keyCheck) {
     throw new ApplianceError('REPOSITORY_KEY', 'the working key does not belong to this repository');
   }
+  checkStoredJson(encodeJson(config), config, configKey(masterKey, config.id), CONFIG_KEY);
+}
+
+/** Reads `config.json` anew and checks every byte of it. @throws ApplianceError REPOSITORY_CORRUPT, REPOSITORY_FORMAT, OBJECT_NOT_FOUND */
+export async function checkStoredConfig(store: ObjectStore, key: KeyObject): Promise<void> {
+  const stored = await store.get(CONFIG_KEY);
+  checkStoredJson(stored, parseStoredJson(stored, CONFIG_KEY), key, CONFIG_KEY);
 }
 
 /** @throws ApplianceError OBJECT_EXISTS when there is a repository already */
 export async function storeNewConfig(store: ObjectStore, config: RepositoryConfig): Promise<void> {
-  await store.put(CONFIG_KEY, Buffer.from(`${JSON.stringify(config, null, 2)}\n`));
+  await store.put(CONFIG_KEY, encodeJson(config));
 }
 
 /** @throws ApplianceError REPOSITORY_NOT_FOUND, REPOSITORY_FORMAT */
@@ -138,9 +192,12 @@ export async function loadConfig(store: ObjectStore, location: string): Promise<
   return value;
 }
 
+function configKey(masterKey: Buffer, repositoryId: string): KeyObject {
+  return deriveKeys(masterKey, repositoryId, true).manifest;
+}
+
 function keyCheckOf(masterKey: Buffer, repositoryId: string): string {
-  const { manifest } = deriveKeys(masterKey, repositoryId, true);
-  return createHmac('sha256', manifest).update('understudy key check').digest('hex');
+  return createHmac('sha256', configKey(masterKey, repositoryId)).update('understudy key check').digest('hex');
 }
 
 function parseJson(bytes: Buffer): unknown {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import { Ajv } from 'ajv';
+import { type ContentKey, keyFromHex, ZERO_KEY } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { MachineId, PointId } from '../core/ids.ts';
+import { checkStoredJson, corruptObject, encodeJson, parseStoredJson, withMac } from './authenticated-json.ts';
 import { FORMAT_VERSION } from './format.ts';
 
 /** How a recovery point's blocks were found. */
@@ -73,7 +75,8 @@ export interface RecoveryPoint {
 
 const hexId = { type: 'string', pattern: '^[0-9a-f]{64}$' } as const;
 const bytes = { type: 'integer', minimum: 0 } as const;
-const schema = {
+/** JSON schema of a manifest. */
+export const pointSchema: object = {
   type: 'object',
   required: [
     'format',
@@ -122,62 +125,44 @@ const schema = {
       },
     },
   },
-} as const;
+};
 
-const isPoint = new Ajv({ strict: false }).compile<RecoveryPoint & { readonly mac: string }>(schema);
+const isPoint = new Ajv({ strict: false }).compile<RecoveryPoint & { readonly mac: string }>(pointSchema);
 
 /** The object key of a point's manifest. */
 export function manifestKey(machine: MachineId, point: PointId): string {
   return `points/${machine}/${point}.json`;
 }
 
-/** The manifest as stored: JSON with a MAC over its canonical form as last member. */
+/** The manifest as stored. */
 export function encodeManifest(point: RecoveryPoint, key: KeyObject): Buffer {
-  const mac = macOf(point, key).toString('hex');
-  return Buffer.from(`${JSON.stringify({ ...point, mac }, null, 2)}\n`);
+  return encodeJson(withMac(point, key));
 }
 
-/** Checks shape and MAC. @throws ApplianceError REPOSITORY_CORRUPT, REPOSITORY_FORMAT */
+/** Checks shape, MAC and every byte. @throws ApplianceError REPOSITORY_CORRUPT, REPOSITORY_FORMAT */
 export function decodeManifest(stored: Buffer, key: KeyObject, name: string): RecoveryPoint {
-  let value: unknown;
-  try {
-    value = JSON.parse(stored.toString('utf8'));
-  } catch (cause) {
-    throw corrupt(name, 'is not JSON', cause);
-  }
-  if (typeof value === 'object' && value !== null && 'version' in value && value.version !== FORMAT_VERSION) {
+  const value = parseStoredJson(stored, name);
+  refuseOtherVersion(value, name);
+  if (!isPoint(value)) throw corruptObject(name, 'is not a whole manifest');
+  checkStoredJson(stored, value, key, name);
+  const { mac: _, ...point } = value;
+  return point;
+}
+
+/** @throws ApplianceError REPOSITORY_FORMAT */
+export function refuseOtherVersion(value: object, name: string): void {
+  if ('version' in value && value.version !== FORMAT_VERSION) {
     throw new ApplianceError(
       'REPOSITORY_FORMAT',
       `${name} has format version ${String(value.version)}; this program knows ${FORMAT_VERSION}`,
     );
   }
-  if (!isPoint(value)) throw corrupt(name, 'is not a whole manifest');
-  const { mac, ...point } = value;
-  const expected = macOf(point, key);
-  const actual = Buffer.from(typeof mac === 'string' ? mac : '', 'hex');
-  if (actual.length !== expected.length || !timingSafeEqual(actual, expected))
-    throw corrupt(name, 'has a wrong authentication code');
-  return point;
 }
 
-function macOf(point: RecoveryPoint, key: KeyObject): Buffer {
-  return createHmac('sha256', key).update(canonicalJson(point)).digest();
-}
-
-/** JSON with sorted members and no white space: the same value gives the same bytes. */
-export function canonicalJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  const members = Object.entries(value)
-    .filter(([, member]) => member !== undefined)
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, member]) => `${JSON.stringify(name)}:${canonicalJson(member)}`);
-  return `{${members.join(',')}}`;
-}
-
-function corrupt(name: string, what: string, cause?: unknown): ApplianceError {
-  return new ApplianceError('REPOSITORY_CORRUPT', `the manifest ${name} ${what}`, {
-    cause,
-    details: { manifest: name },
-  });
+/** Every content id that a point names at its top: the roots of its disks and the chunks of its attachments. */
+export function rootsOf(point: RecoveryPoint): { readonly maps: ContentKey[]; readonly chunks: ContentKey[] } {
+  return {
+    maps: point.disks.map((disk) => keyFromHex(disk.root)).filter((key) => key !== ZERO_KEY),
+    chunks: point.attachments.flatMap((file) => file.chunks.map(keyFromHex)).filter((key) => key !== ZERO_KEY),
+  };
 }

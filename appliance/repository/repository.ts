@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { availableParallelism } from 'node:os';
-import { CONTENT_ID_BYTES } from '../core/content-id.ts';
+import { CONTENT_ID_BYTES, type ContentKey } from '../core/content-id.ts';
+import { ApplianceError } from '../core/errors.ts';
 import { type FileSystem, realFileSystem } from '../core/file-system.ts';
 import type { PackId } from '../core/ids.ts';
 import { Arena, SlabPool } from './arena.ts';
@@ -65,9 +66,15 @@ export class Repository implements AsyncDisposable {
   readonly reader: ChunkReader;
   readonly manifests: ManifestStore;
   readonly pool: CodecPool;
-  /** Packs that are being removed: nothing may be deduplicated against them any more. */
+  /**
+   * Packs that are being removed, or were: nothing may be deduplicated against them any more. An id stays here after the
+   * removal, because a lookup that began before it may end after it.
+   */
   readonly doomedPacks: Set<PackId> = new Set();
   readonly #writers = new Set<ChunkWriter>();
+  /** While garbage is collected: what writers had pinned that have closed since. */
+  #formerPins: Set<PackId> | undefined;
+  readonly #holds = new Set<readonly ContentKey[]>();
   readonly #writerContext: ChunkWriterContext;
 
   constructor(parts: RepositoryParts) {
@@ -118,13 +125,48 @@ export class Repository implements AsyncDisposable {
 
   /** A writer for one run. Close it in every case. */
   openWriter(): ChunkWriter {
-    const writer: ChunkWriter = new ChunkWriter(this.#writerContext, () => this.#writers.delete(writer));
+    const writer: ChunkWriter = new ChunkWriter(this.#writerContext, () => {
+      this.#writers.delete(writer);
+      for (const packId of writer.pinnedPacks) this.#formerPins?.add(packId);
+    });
     this.#writers.add(writer);
     return writer;
   }
 
-  /** True while a running writer depends on the pack. */
+  /**
+   * Keeps what these map roots reach from garbage collection, whatever becomes of their points, until it is disposed: an
+   * incremental shares its base's nodes without writing or pinning them, and an export reads a point for days. Take the
+   * hold while the point is listed.
+   */
+  hold(roots: Iterable<ContentKey>): Disposable {
+    const held = [...roots];
+    this.#holds.add(held);
+    return { [Symbol.dispose]: () => void this.#holds.delete(held) };
+  }
+
+  /** Every root that is held now. */
+  heldRoots(): ContentKey[] {
+    return [...this.#holds].flat();
+  }
+
+  /**
+   * From here to `endCollection`, packs stay pinned when their writer closes: its manifest may be newer than the roots
+   * that the collection marks from. @throws ApplianceError LOCKED when a collection is running
+   */
+  beginCollection(): void {
+    if (this.#formerPins !== undefined) {
+      throw new ApplianceError('LOCKED', 'garbage is being collected already', { hint: 'Wait until it has ended.' });
+    }
+    this.#formerPins = new Set();
+  }
+
+  endCollection(): void {
+    this.#formerPins = undefined;
+  }
+
+  /** True when a running writer depends on the pack, or one that ran since `beginCollection` did. */
   isPinned(packId: PackId): boolean {
+    if (this.#formerPins?.has(packId)) return true;
     for (const writer of this.#writers) if (writer.pinnedPacks.has(packId)) return true;
     return false;
   }

@@ -5,7 +5,12 @@ import { walkExtents } from '../../appliance/block/extent-walk.ts';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
 import { type ContentKey, keyAt, keyFromHex, keyToHex, ZERO_KEY } from '../../appliance/core/content-id.ts';
 import { type MachineId, newPointId, parseMachineId } from '../../appliance/core/ids.ts';
-import { newRepositoryConfig, type RepositoryConfig, storeNewConfig } from '../../appliance/repository/config.ts';
+import {
+  newRepositoryConfig,
+  type RepositoryConfig,
+  sealConfig,
+  storeNewConfig,
+} from '../../appliance/repository/config.ts';
 import { DirectoryStore } from '../../appliance/repository/directory-store.ts';
 import { FORMAT_VERSION } from '../../appliance/repository/format.ts';
 import type { PointAttachment, PointDisk, RecoveryPoint } from '../../appliance/repository/manifest.ts';
@@ -61,7 +66,11 @@ export class FixtureRepository implements AsyncDisposable {
       createdAt: new Date(0).toISOString(),
     });
     // Encryption without a recovery key saves the tests the time to stretch one.
-    const config: RepositoryConfig = { ...plain, encryption: options.isEncrypted === false ? 'none' : 'aes-256-gcm' };
+    const { mac: _, ...rest } = plain;
+    const config = sealConfig(
+      { ...rest, encryption: options.isEncrypted === false ? 'none' : 'aes-256-gcm' },
+      masterKey,
+    );
     await storeNewConfig(await DirectoryStore.open(join(directory, 'repository')), config);
     const secret = { config, masterKey };
     return new FixtureRepository(directory, await open(directory, secret, options), secret, options);

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
+import { ApplianceError } from '../core/errors.ts';
+
+/*
+ * Small objects of the repository that people may read: indented JSON whose last member, `mac`, is an HMAC-SHA-256 over
+ * the canonical JSON of all others. There is exactly one stored form of a value, so a changed byte is found wherever it
+ * lies, white space included.
+ */
+
+/** Adds the MAC. `value` has no member `mac`. */
+export function withMac<T extends object>(value: T, key: KeyObject): T & { readonly mac: string } {
+  return { ...value, mac: macOf(value, key).toString('hex') };
+}
+
+/** The stored form of a value that has its MAC. */
+export function encodeJson(value: object): Buffer {
+  return Buffer.from(`${JSON.stringify(value, null, 2)}\n`, 'utf8');
+}
+
+/** The value that is stored in exactly these bytes. @throws ApplianceError REPOSITORY_CORRUPT */
+export function parseStoredJson(stored: Buffer, name: string): object {
+  let value: unknown;
+  try {
+    value = JSON.parse(stored.toString('utf8'));
+  } catch (cause) {
+    throw corruptObject(name, 'is not JSON', cause);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw corruptObject(name, 'is no object');
+  return value;
+}
+
+/** Checks that `stored` is the one form of `value`, and its MAC. @throws ApplianceError REPOSITORY_CORRUPT */
+export function checkStoredJson(stored: Buffer, value: object, key: KeyObject, name: string): void {
+  if (!encodeJson(value).equals(stored)) throw corruptObject(name, 'is not written as this program writes it');
+  const { mac, ...rest } = value as { readonly mac?: unknown };
+  const actual = Buffer.from(typeof mac === 'string' ? mac : '', 'hex');
+  const expected = macOf(rest, key);
+  if (actual.length !== expected.length || !timingSafeEqual(actual, expected)) {
+    throw corruptObject(name, 'has a wrong authentication code');
+  }
+}
+
+/** JSON with sorted members and no white space: the same value gives the same bytes. */
+export function canonicalJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const members = Object.entries(value)
+    .filter(([, member]) => member !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, member]) => `${JSON.stringify(name)}:${canonicalJson(member)}`);
+  return `{${members.join(',')}}`;
+}
+
+export function corruptObject(name: string, what: string, cause?: unknown): ApplianceError {
+  return new ApplianceError('REPOSITORY_CORRUPT', `${name} ${what}`, { cause, details: { object: name } });
+}
+
+function macOf(value: object, key: KeyObject): Buffer {
+  return createHmac('sha256', key).update(canonicalJson(value)).digest();
+}
