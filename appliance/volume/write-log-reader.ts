@@ -26,6 +26,8 @@ export class WriteLogReader {
   private readonly segments: ReadonlyMap<number, Segment>;
   private readonly cache = new Map<number, Buffer>();
   private cachedBytes = 0;
+  /** Records that are being read, so that concurrent small reads of one record share its verification. */
+  private readonly fetching = new Map<number, Promise<Buffer>>();
 
   constructor(segments: ReadonlyMap<number, Segment>) {
     this.segments = segments;
@@ -37,13 +39,25 @@ export class WriteLogReader {
    */
   async read(location: number, from: number, into: Buffer): Promise<void> {
     if (this.readCached(location, from, into)) return;
-    const payload = await this.fetch(location, from + into.length);
+    const payload = await this.fetchOnce(location, from + into.length);
     // The index was built from this record, or from the append that made it.
     if (payload.length < from + into.length) {
       throw new ApplianceError('WRITE_LOG_CORRUPT', 'a record of the write log is shorter than it was');
     }
     payload.copy(into, 0, from, from + into.length);
     if (into.length < payload.length) this.remember(location, payload);
+  }
+
+  private async fetchOnce(location: number, leastBytes: number): Promise<Buffer> {
+    const running = this.fetching.get(location);
+    if (running !== undefined) return await running;
+    const fetch = this.fetch(location, leastBytes);
+    this.fetching.set(location, fetch);
+    try {
+      return await fetch;
+    } finally {
+      this.fetching.delete(location);
+    }
   }
 
   /** Fills `into` if the record is cached. */
