@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Catalog } from '../catalog/catalog.ts';
 import { openLibvirtSource } from '../cbt/libvirt-source.ts';
 import { defaultSourceName, machineIdOfName, openNbdSource } from '../cbt/nbd-source.ts';
@@ -180,15 +181,25 @@ export async function findDomain(connection: LibvirtConnection, nameOrId: string
   }
 }
 
+/** The hypervisor may notice a moment after we do that a machine has stopped. */
+const EXPLANATION_ATTEMPTS = 15;
+const EXPLANATION_PAUSE_MS = 200;
+
 /** A lost connection says little: when the source knows why (machine stopped, job ended, no space), that is the error. */
 async function clearerCause(source: BackupSource, error: unknown): Promise<unknown> {
   if (!hasCode(error, 'NBD_CONNECTION_LOST', 'NBD_CONNECT_FAILED', 'NBD_SERVER_ERROR', 'CLOSED')) return error;
-  try {
-    await source.assertAlive();
-    return error;
-  } catch (reason) {
-    return reason instanceof ApplianceError && reason.cause === undefined
-      ? new ApplianceError(reason.code, reason.message, { cause: error, details: reason.details, hint: reason.hint })
-      : reason;
+  for (let attempt = 0; attempt < EXPLANATION_ATTEMPTS; attempt++) {
+    try {
+      await source.assertAlive();
+    } catch (reason) {
+      if (!(reason instanceof ApplianceError) || reason.cause !== undefined) return reason;
+      return new ApplianceError(reason.code, reason.message, {
+        cause: error,
+        details: reason.details,
+        hint: reason.hint,
+      });
+    }
+    await delay(EXPLANATION_PAUSE_MS);
   }
+  return error;
 }
