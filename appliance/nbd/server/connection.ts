@@ -156,7 +156,8 @@ export class Connection implements HagglingHost, TransmissionHost, ExportUser {
     stream.on('data', (chunk: Buffer) => this.#onData(chunk));
     stream.on('end', () => this.#onEnd());
     stream.on('error', (error) => {
-      this.#reason ??= error;
+      // A peer that goes away without waiting for the last reply has done nothing wrong.
+      if (this.#phase !== 'closing') this.#reason ??= error;
     });
     // While haggling, replies are not taken from the peer faster than it reads them.
     stream.on('drain', () => this.#pump());

@@ -47,7 +47,12 @@ export function secure(socket: Socket, tls: ServerTls): Promise<TLSSocket> {
     fail(error);
     return promise;
   }
-  server.on('secureConnection', resolve);
+  // Whoever closes in the middle of the handshake is gone; only afterwards half-open connections are of use.
+  socket.allowHalfOpen = false;
+  server.on('secureConnection', (secured) => {
+    secured.allowHalfOpen = true;
+    resolve(secured);
+  });
   server.on('tlsClientError', fail);
   socket.once('close', () => fail(undefined));
   // The documented way to hand a connection to a TLS server that does not listen itself.
