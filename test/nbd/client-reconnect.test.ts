@@ -304,7 +304,7 @@ test(
     first.kill('SIGKILL');
     await first.ended;
     await rm(first.socket);
-    await startNbdkit(t, args, first.socket);
+    await startNbdkit(t, args, { socket: first.socket });
     const before = done;
     await eventually('reads run again', () => done > before + 10);
     isStopping = true;

@@ -54,6 +54,8 @@ export interface BadServerScript {
   /** True when the script answered the option itself. */
   readonly onOption?: (connection: BadConnection, option: number, data: Buffer) => boolean;
   readonly onRequest?: (connection: BadConnection, request: SeenRequest) => void;
+  /** What leaves instead of these bytes, which start at `position` of the connection's stream; `end` hangs up. */
+  readonly transform?: (bytes: Buffer, position: number) => readonly (Buffer | 'end')[];
 }
 
 export interface BadServer {
@@ -145,6 +147,7 @@ class ScriptedConnection implements BadConnection {
   readonly #script: BadServerScript;
   readonly #record: Record;
   #received: Buffer = Buffer.alloc(0);
+  #position = 0;
   #phase: 'flags' | 'options' | 'transmission' = 'flags';
   #replies: 'simple' | 'structured' | 'extended' = 'simple';
 
@@ -166,7 +169,13 @@ class ScriptedConnection implements BadConnection {
 
   raw(bytes: Buffer): void {
     if (this.number === 1) this.#record.sent.push(bytes);
-    if (!this.socket.destroyed) this.socket.write(bytes);
+    const pieces = this.#script.transform === undefined ? [bytes] : this.#script.transform(bytes, this.#position);
+    this.#position += bytes.length;
+    for (const piece of pieces) {
+      if (!this.socket.writable) return;
+      if (piece === 'end') this.socket.end();
+      else this.socket.write(piece);
+    }
   }
 
   option(option: number, type: number, data: Buffer = Buffer.alloc(0)): void {

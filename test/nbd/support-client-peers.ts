@@ -21,16 +21,27 @@ export interface PeerServer {
 const START_LIMIT_MS = 10_000;
 const POLL_MS = 10;
 
+export interface PeerOptions {
+  /** Where to listen; default: in a directory of its own. */
+  readonly socket?: string;
+  /** Whether to connect once to see that it listens; default true. Otherwise the socket's file is enough. */
+  readonly probe?: boolean;
+}
+
 /** nbdkit with these arguments (filters, plugin, parameters) in the foreground. */
-export async function startNbdkit(t: TestContext, args: readonly string[], socket?: string): Promise<PeerServer> {
-  const path = socket ?? join(await t.tempDir(), 's');
-  return await startPeer(t, ['nbdkit', '-f', '-U', path, ...args], path);
+export async function startNbdkit(
+  t: TestContext,
+  args: readonly string[],
+  options: PeerOptions = {},
+): Promise<PeerServer> {
+  const socket = options.socket ?? join(await t.tempDir(), 's');
+  return await startPeer(t, ['nbdkit', '-f', '-U', socket, ...args], { ...options, socket });
 }
 
 /** qemu-nbd with these arguments, which end with the image. */
-export async function startQemuNbd(t: TestContext, args: readonly string[], socket?: string): Promise<PeerServer> {
-  const path = socket ?? join(await t.tempDir(), 's');
-  return await startPeer(t, ['qemu-nbd', '-t', '-k', path, ...args], path);
+export async function startQemuNbd(t: TestContext, args: readonly string[]): Promise<PeerServer> {
+  const socket = join(await t.tempDir(), 's');
+  return await startPeer(t, ['qemu-nbd', '-t', '-k', socket, ...args], { socket });
 }
 
 /** qemu-nbd with an empty memory-like image behind these TLS credentials. */
@@ -46,10 +57,14 @@ export async function startStorageDaemon(t: TestContext, args: readonly string[]
   // Options count in order: block devices, then the server, then the exports.
   const exports = args.indexOf('--export');
   const command = ['qemu-storage-daemon', ...args.slice(0, exports), ...server, ...args.slice(exports)];
-  return await startPeer(t, command, path);
+  return await startPeer(t, command, { socket: path });
 }
 
-async function startPeer(t: TestContext, command: readonly string[], socket: string): Promise<PeerServer> {
+async function startPeer(
+  t: TestContext,
+  command: readonly string[],
+  { socket, probe = true }: PeerOptions & { readonly socket: string },
+): Promise<PeerServer> {
   const child = spawn(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'ignore', 'pipe'] });
   let errors = '';
   child.stderr.on('data', (chunk: Buffer) => {
@@ -64,7 +79,7 @@ async function startPeer(t: TestContext, command: readonly string[], socket: str
   });
   await eventually(`${command[0]} listens`, () => {
     if (child.exitCode !== null) throw new Error(`${command.join(' ')} ended: ${errors}`);
-    return isListening(socket);
+    return isListening(socket, probe);
   });
   return {
     socket,
@@ -94,18 +109,18 @@ export async function runTool(...command: string[]): Promise<void> {
   if (code !== 0) throw new Error(`${command.join(' ')} failed with ${String(code)}: ${errors}`);
 }
 
-async function isListening(socket: string): Promise<boolean> {
+async function isListening(socket: string, probe: boolean): Promise<boolean> {
   const isThere = await access(socket).then(
     () => true,
     () => false,
   );
-  if (!isThere) return false;
-  const probe = connect(socket);
+  if (!isThere || !probe) return isThere;
+  const connection = connect(socket);
   const { promise, resolve } = Promise.withResolvers<boolean>();
-  probe.once('data', () => resolve(true));
-  probe.once('error', () => resolve(false));
-  probe.once('close', () => resolve(false));
+  connection.once('data', () => resolve(true));
+  connection.once('error', () => resolve(false));
+  connection.once('close', () => resolve(false));
   const answer = await promise;
-  probe.destroy();
+  connection.destroy();
   return answer;
 }

@@ -124,15 +124,8 @@ export function refusalOf(option: number, reply: OptionReply): ApplianceError {
 
 /** True when the error leaves the byte stream in order, so that the client may still say ABORT. */
 export function canAbortPolitely(error: unknown): boolean {
-  return hasCode(
-    error,
-    'NBD_REFUSED',
-    'NBD_EXPORT_UNKNOWN',
-    'NBD_TLS_REQUIRED',
-    'NBD_META_CONTEXT_MISSING',
-    'NBD_EXPORT_CHANGED',
-    'NOT_SUPPORTED',
-  );
+  if (error instanceof ApplianceError && error.details['reply'] !== undefined) return true;
+  return hasCode(error, 'NBD_REFUSED', 'NBD_META_CONTEXT_MISSING', 'NOT_SUPPORTED');
 }
 
 function* offer(session: Session, option: number): Handshake<boolean> {
