@@ -45,7 +45,7 @@ port_of() {
   done
 }
 agent=$(port_of org.qemu.guest_agent.0)
-[ -n "$agent" ] && [ -x /agent/qemu-ga ] && (LD_LIBRARY_PATH=/agent /agent/qemu-ga -m virtio-serial -p $agent -t /tmp -f /tmp/ga.pid 2>/dev/null &)
+[ -n "$agent" ] && [ -x /agent/qemu-ga ] && (LD_LIBRARY_PATH=/agent /agent/qemu-ga -m virtio-serial -p $agent -t /tmp 2>/dev/null &)
 mkdir -p /etc/acpi/PWRF
 printf '#!/bin/sh\\numount ${DATA_DIRECTORY}; poweroff -f\\n' > /etc/acpi/PWRF/00000080
 chmod 755 /etc/acpi/PWRF/00000080

@@ -18,7 +18,7 @@ export interface PrivateLibvirtOptions {
 /** Unix socket paths end at 107 bytes; libvirt's longest below the directory needs 55 of them. */
 const MAX_DIRECTORY_LENGTH = 52;
 const START_TIMEOUT_MS = 30_000;
-const STOP_TIMEOUT_MS = 10_000;
+const STOP_TIMEOUT_MS = 3_000;
 const POLL_MS = 20;
 const NAMESPACE_COMMAND = ['unshare', '--user', '--map-user=1000', '--map-group=1000'] as const;
 const QEMU_CONF = ['stdio_handler = "file"', 'security_driver = "none"', ''].join('\n');
@@ -115,11 +115,10 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   /** Ends every domain and the daemon, by process id, and removes the directory if it was made here. Idempotent. */
   async close(): Promise<void> {
+    // Domains first: a daemon with a job in hand takes its time to end. Then those that it was about to start.
+    await this.#endDomains();
     await this.stopDaemon();
-    for (const pid of await this.qemuPids()) {
-      signalProcess(pid, 'SIGKILL');
-      await waitUntil(() => !existsSync(`/proc/${pid}`), STOP_TIMEOUT_MS);
-    }
+    await this.#endDomains();
     if (this.#ownsDirectory) await rm(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 
@@ -131,6 +130,13 @@ export class PrivateLibvirt implements AsyncDisposable {
   killNow(pids: readonly number[]): void {
     this.#daemon?.kill('SIGKILL');
     for (const pid of pids) signalProcess(pid, 'SIGKILL');
+  }
+
+  async #endDomains(): Promise<void> {
+    for (const pid of await this.qemuPids()) {
+      signalProcess(pid, 'SIGKILL');
+      await waitUntil(() => !existsSync(`/proc/${pid}`), STOP_TIMEOUT_MS);
+    }
   }
 
   async #prepare(): Promise<void> {

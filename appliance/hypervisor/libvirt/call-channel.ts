@@ -130,8 +130,7 @@ export class CallChannel {
         this.fail(fromWireError(reply.error));
         return;
       case 'closed':
-        this.#setBusy(false);
-        this.#closed.resolve();
+        // The thread ends next.
         return;
       case 'result':
         this.#takeActive(reply.id)?.settle.resolve(reply.result);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import { setTimeout as delay } from 'node:timers/promises';
+import { ApplianceError, hasCode } from '../../core/errors.ts';
 import type { CallOptions } from './call-channel.ts';
 import { type Caller, Checkpoint } from './checkpoint.ts';
 import {
@@ -19,6 +21,7 @@ import type {
   JobStats,
   Screenshot,
 } from './protocol.ts';
+import { attributeOf, find, parseXml } from './xml.ts';
 
 export interface XmlOptions extends CallOptions {
   /** With passwords (VIR_DOMAIN_XML_SECURE). */
@@ -53,6 +56,8 @@ export interface AgentOptions extends CallOptions {
 }
 
 export const DEFAULT_AGENT_TIMEOUT_SECONDS = 10;
+const BACKUP_END_TIMEOUT_MS = 30_000;
+const BACKUP_END_POLL_MS = 10;
 
 /**
  * A domain, by UUID: a name for calls, not a handle. It stays valid over restarts of the daemon and of the domain, on any
@@ -176,7 +181,31 @@ export class Domain implements DomainIdentity {
     return await this.#caller.call('jobStats', { uuid: this.uuid, flags }, options);
   }
 
-  /** Ends the running job, which is how a pull backup ends. Throws DOMAIN_WRONG_STATE when there is none. */
+  /**
+   * Ends the pull backup whose NBD server is at `socketPath` and waits until it is gone, with its socket and scratch files; a job of
+   * anybody else is left alone. Returns whether there was such a backup. Throws TIMED_OUT, also for the waiting.
+   */
+  async endBackup(socketPath: string, options: CallOptions = {}): Promise<boolean> {
+    if (!(await this.#isBackupRunning(socketPath, options))) return false;
+    try {
+      await this.abortJob(options);
+    } catch (error) {
+      // It ended meanwhile, or the machine did.
+      if (!hasCode(error, 'DOMAIN_WRONG_STATE')) throw error;
+    }
+    const deadline = performance.now() + (options.timeoutMs ?? BACKUP_END_TIMEOUT_MS);
+    while (await this.#isBackupRunning(socketPath, options)) {
+      if (performance.now() > deadline) {
+        throw new ApplianceError('TIMED_OUT', `the backup job of ${this.name} does not end`, {
+          details: { socketPath },
+        });
+      }
+      await delay(BACKUP_END_POLL_MS);
+    }
+    return true;
+  }
+
+  /** Asks the running job, whosever it is, to end, and returns before it has. Throws DOMAIN_WRONG_STATE when there is none. */
   async abortJob(options?: CallOptions): Promise<void> {
     await this.#caller.call('abortJob', { uuid: this.uuid }, options);
   }
@@ -243,6 +272,16 @@ export class Domain implements DomainIdentity {
   async monitorCommand(command: Readonly<Record<string, unknown>>, options?: CallOptions): Promise<unknown> {
     const args = { uuid: this.uuid, command: JSON.stringify(command) };
     return returnValue(await this.#caller.call('monitorCommand', args, options));
+  }
+
+  async #isBackupRunning(socketPath: string, options: CallOptions): Promise<boolean> {
+    try {
+      const server = find(parseXml(await this.backupXml(options)), 'server');
+      return attributeOf(server, 'socket') === socketPath;
+    } catch (error) {
+      if (hasCode(error, 'NO_BACKUP_JOB', 'DOMAIN_WRONG_STATE', 'DOMAIN_NOT_FOUND')) return false;
+      throw error;
+    }
   }
 }
 
