@@ -28,6 +28,7 @@ class CheckedDevice implements BlockDevice {
   readonly sizeBytes: number;
   readonly limits: BlockLimits;
   readonly features: BlockFeatures;
+  readonly readCached?: (offset: number, into: Buffer) => boolean;
   private readonly device: BlockDevice;
   private running = 0;
   private closing: Promise<void> | undefined;
@@ -39,6 +40,7 @@ class CheckedDevice implements BlockDevice {
     this.sizeBytes = device.sizeBytes;
     this.limits = device.limits;
     this.features = device.features;
+    if (device.readCached !== undefined) this.readCached = (offset, into) => this.tryCached(offset, into);
   }
 
   async read(offset: number, into: Buffer): Promise<void> {
@@ -116,6 +118,11 @@ class CheckedDevice implements BlockDevice {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  private tryCached(offset: number, into: Buffer): boolean {
+    if (this.closing !== undefined || into.length > this.limits.maximumBytes) return false;
+    return into.length > 0 && this.isValid(offset, into.length) && this.device.readCached?.(offset, into) === true;
   }
 
   private async closeWhenIdle(): Promise<void> {

@@ -41,7 +41,16 @@ class MemoryDevice implements BlockDevice {
     this.features = { ...FEATURES, ...options.features };
   }
 
+  readCached(offset: number, into: Buffer): boolean {
+    this.copyOut(offset, into);
+    return true;
+  }
+
   async read(offset: number, into: Buffer): Promise<void> {
+    this.copyOut(offset, into);
+  }
+
+  private copyOut(offset: number, into: Buffer): void {
     for (const part of pageParts({ offset, length: into.length })) {
       const target = into.subarray(part.position, part.position + part.length);
       const page = this.pages.get(part.page);

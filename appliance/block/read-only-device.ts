@@ -12,11 +12,15 @@ class ReadOnlyDevice implements BlockDevice {
   readonly sizeBytes: number;
   readonly limits: BlockLimits;
   readonly features: BlockFeatures;
+  readonly readCached?: (offset: number, into: Buffer) => boolean;
   private readonly device: BlockDevice;
 
   constructor(device: BlockDevice) {
     this.device = device;
     this.sizeBytes = device.sizeBytes;
+    if (device.readCached !== undefined) {
+      this.readCached = (offset, into) => device.readCached?.(offset, into) === true;
+    }
     this.limits = device.limits;
     this.features = {
       ...device.features,

@@ -27,6 +27,7 @@ class UnalignedDevice implements BlockDevice {
   readonly sizeBytes: number;
   readonly limits: BlockLimits;
   readonly features: BlockFeatures;
+  readonly readCached?: (offset: number, into: Buffer) => boolean;
   private readonly device: BlockDevice;
   private readonly unit: number;
   private readonly locks = new RangeLock();
@@ -38,6 +39,10 @@ class UnalignedDevice implements BlockDevice {
     // An unaligned zero reads and writes its edges, which is as quick as any small write: the claim stays true.
     this.features = device.features;
     this.unit = device.limits.minimumBytes;
+    if (device.readCached !== undefined) {
+      this.readCached = (offset, into) =>
+        this.isAligned({ offset, length: into.length }) && device.readCached?.(offset, into) === true;
+    }
   }
 
   async read(offset: number, into: Buffer): Promise<void> {

@@ -61,6 +61,15 @@ class LoggedDevice implements BlockDevice {
     this.sizeBytes = options.sizeBytes ?? options.base.sizeBytes;
   }
 
+  /** True when all of it is zero, in the log's cache, or at once at hand in the base. */
+  readCached(offset: number, into: Buffer): boolean {
+    for (const slice of this.log.sliceIterator({ disk: this.disk, offset, length: into.length })) {
+      const target = into.subarray(slice.offset - offset, endOf(slice) - offset);
+      if (!this.copyCached(slice, target)) return false;
+    }
+    return true;
+  }
+
   async read(offset: number, into: Buffer): Promise<void> {
     const slices = this.log.slices({ disk: this.disk, offset, length: into.length });
     const [only] = slices;
@@ -123,6 +132,17 @@ class LoggedDevice implements BlockDevice {
     if (slice.value === undefined) await this.readBase(slice.offset, into);
     else if (slice.value === ZEROES) into.fill(0);
     else await this.log.read(slice.value, slice.valueOffset, into);
+  }
+
+  private copyCached(slice: Slice<number>, into: Buffer): boolean {
+    if (slice.value === ZEROES) into.fill(0);
+    else if (slice.value !== undefined) return this.log.readCached(slice.value, slice.valueOffset, into);
+    else {
+      const length = Math.max(0, Math.min(into.length, this.base.sizeBytes - slice.offset));
+      if (length > 0 && this.base.readCached?.(slice.offset, into.subarray(0, length)) !== true) return false;
+      into.fill(0, length);
+    }
+    return true;
   }
 
   private async readBase(offset: number, into: Buffer): Promise<void> {

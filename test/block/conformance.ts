@@ -76,6 +76,27 @@ export function blockDeviceConformance(name: string, make: MakeDevice, options: 
     for (const [index, range] of ranges.entries()) assert.ok(read[index]?.equals(sub(content, range)), `${index}`);
   });
 
+  test('what it reads at once is what it reads, and nothing once it is closed', async (t) => {
+    const content = patterned(sizeBytes);
+    content.fill(0, 131_072, 262_144);
+    const device = await open(t, content);
+    if (device.readCached === undefined) return;
+    const unit = device.limits.minimumBytes;
+    const ranges = [131_072 - unit, 131_072, 140_000 - (140_000 % unit), 0, sizeBytes - 4096].flatMap((offset) => [
+      { offset, length: 4096 },
+      { offset, length: unit },
+    ]);
+    for (const round of [0, 1]) {
+      for (const range of ranges) {
+        const into = Buffer.alloc(range.length, 0xcc);
+        if (device.readCached(range.offset, into)) assert.ok(into.equals(sub(content, range)), JSON.stringify(range));
+        assert.ok((await readRange(device, range)).equals(sub(content, range)), `${round}`);
+      }
+    }
+    await device.close();
+    assert.equal(device.readCached(0, Buffer.alloc(4096)), false);
+  });
+
   test('settles requests of length 0, also at the end', async (t) => {
     const content = patterned(sizeBytes);
     const device = await open(t, content);
