@@ -72,6 +72,19 @@ export class ChunkReader {
     return loading;
   }
 
+  /** Reads the stored frame of a content and checks all of it, past every cache. False when it is damaged or missing. */
+  async verifies(key: ContentKey): Promise<boolean> {
+    const { packId, offset, frameBytes } = this.#locate(key);
+    const path = this.#options.store.localPath(packKey(packId));
+    try {
+      const frames = [{ offset, frameBytes, id: key, digest: undefined }];
+      return (await this.#options.pool.verify({ packId, path, frames })).length === 0;
+    } catch (error) {
+      if (hasCode(error, 'OBJECT_NOT_FOUND')) return false;
+      throw error;
+    }
+  }
+
   /** Forgets cached contents, so that the next reads come from the store. */
   dropCaches(): void {
     this.#cache.clear();

@@ -325,12 +325,19 @@ export class ChunkWriter implements AsyncDisposable {
   async #sealPack(opening: Promise<OpenPack>): Promise<void> {
     const pack = await opening;
     await pack.writer.idle();
-    this.#throwIfFailed();
-    if (pack.writer.entries.length === 0) {
+    if (this.#failure !== undefined || pack.writer.entries.length === 0) {
       await pack.writer.abandon(this.#context.fileSystem);
+      this.#throwIfFailed();
       return;
     }
-    const packBytes = await pack.writer.seal();
+    let packBytes: number;
+    try {
+      packBytes = await pack.writer.seal();
+    } catch (error) {
+      // The room that it takes may be what others lack.
+      await pack.writer.abandon(this.#context.fileSystem);
+      throw error;
+    }
     const plainBytes = pack.writer.entries.reduce((sum, entry) => sum + entry.plainBytes, 0);
     this.pinnedPacks.add(pack.writer.packId);
     await this.#context.index.addPack(

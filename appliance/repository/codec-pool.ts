@@ -11,7 +11,9 @@ import type {
   CodecWorkerData,
   DecodeJob,
   EncodeJob,
+  FrameProblem,
   HashJob,
+  VerifyJob,
 } from './codec-protocol.ts';
 import type { RepositoryKeys } from './keys.ts';
 
@@ -21,7 +23,7 @@ const MAX_JOBS_PER_MESSAGE = 4;
 interface Pending {
   readonly request: CodecRequest;
   readonly costBytes: number;
-  readonly resolve: (lengths: readonly number[]) => void;
+  readonly resolve: (reply: CodecReply) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -63,15 +65,31 @@ export class CodecPool {
   }
 
   /** Lengths of the frames, in the order of the items. */
-  encode(job: Omit<EncodeJob, 'op'>): Promise<readonly number[]> {
-    return this.#submit({ op: 'encode', ...job }, 4 * job.itemBytes * job.items.length);
+  async encode(job: Omit<EncodeJob, 'op'>): Promise<readonly number[]> {
+    const { lengths } = await this.#submit({ op: 'encode', ...job }, 4 * job.itemBytes * job.items.length);
+    invariant(lengths?.length === job.items.length, 'an encode job answers with a length for each item');
+    return lengths;
   }
 
   /** Plain length of the content. */
   async decode(job: Omit<DecodeJob, 'op'>): Promise<number> {
-    const [length] = await this.#submit({ op: 'decode', ...job }, 2 * job.outBytes);
+    const { lengths } = await this.#submit({ op: 'decode', ...job }, 2 * job.outBytes);
+    const length = lengths?.[0];
     invariant(length !== undefined, 'a decode job answers with one length');
     return length;
+  }
+
+  /** Reads and decodes frames without keeping their contents; settles with those that did not verify. */
+  async verify(job: Omit<VerifyJob, 'op'>): Promise<readonly FrameProblem[]> {
+    const storedBytes = job.frames.reduce((sum, frame) => sum + frame.frameBytes, 0);
+    const { problems } = await this.#submit({ op: 'verify', ...job }, 3 * storedBytes);
+    invariant(problems !== undefined, 'a verify job answers with the problems');
+    return problems;
+  }
+
+  /** Makes every thread close these packs; until then a deleted pack still takes its room. */
+  async forgetPacks(packIds: readonly string[]): Promise<void> {
+    await Promise.all(this.#members.map((member) => this.#submitTo(member, { op: 'forget', packIds }, 0)));
   }
 
   async close(): Promise<void> {
@@ -97,12 +115,15 @@ export class CodecPool {
     return member;
   }
 
-  #submit(job: CodecJob, costBytes: number): Promise<readonly number[]> {
-    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+  #submit(job: CodecJob, costBytes: number): Promise<CodecReply> {
     let member = this.#members[0];
     invariant(member !== undefined, 'the pool has a worker');
     for (const other of this.#members) if (other.loadBytes < member.loadBytes) member = other;
-    const chosen = member;
+    return this.#submitTo(member, job, costBytes);
+  }
+
+  #submitTo(chosen: Member, job: CodecJob, costBytes: number): Promise<CodecReply> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
     return new Promise((resolve, reject) => {
       const request = { ticket: this.#nextTicket++, job };
       if (chosen.pending.size === 0) chosen.worker.ref();
@@ -135,7 +156,7 @@ export class CodecPool {
     member.pending.delete(reply.ticket);
     member.loadBytes -= pending.costBytes;
     if (member.pending.size === 0) member.worker.unref();
-    if (reply.error === undefined) pending.resolve(reply.lengths ?? []);
+    if (reply.error === undefined) pending.resolve(reply);
     else pending.reject(asError(reply.error));
   }
 

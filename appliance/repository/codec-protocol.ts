@@ -43,17 +43,48 @@ export interface DecodeJob {
   readonly outBytes: number;
 }
 
-export type CodecJob = HashJob | EncodeJob | DecodeJob;
+/** A stored frame to be verified; id and digest are latin1 keys. */
+export interface FrameToVerify {
+  readonly offset: number;
+  readonly frameBytes: number;
+  readonly id: string;
+  /** SHA-256 of the stored frame, from the pack's footer; undefined when there is none. */
+  readonly digest: string | undefined;
+}
+
+/** Frames of one pack, in order of offset and close together: they are read in one piece and decoded, and nothing is kept. */
+export interface VerifyJob {
+  readonly op: 'verify';
+  readonly packId: string;
+  readonly path: string;
+  readonly frames: readonly FrameToVerify[];
+}
+
+/** Closes what a worker has open of these packs, so that deleting them frees their space. */
+export interface ForgetJob {
+  readonly op: 'forget';
+  readonly packIds: readonly string[];
+}
+
+export type CodecJob = HashJob | EncodeJob | DecodeJob | VerifyJob | ForgetJob;
+
+/** A frame that did not verify. `frame` is its index in the job; IO_FAILED when it could not be read at all. */
+export interface FrameProblem {
+  readonly frame: number;
+  readonly code: ErrorCode | undefined;
+  readonly message: string;
+}
 
 export interface CodecRequest {
   readonly ticket: number;
   readonly job: CodecJob;
 }
 
-/** `lengths`: frame lengths of an encode job, the plain length of a decode job. */
+/** `lengths`: frame lengths of an encode job, the plain length of a decode job. `problems`: of a verify job. */
 export interface CodecReply {
   readonly ticket: number;
   readonly lengths?: readonly number[];
+  readonly problems?: readonly FrameProblem[];
   readonly error?: { readonly code: ErrorCode | undefined; readonly message: string };
 }
 

@@ -13,7 +13,11 @@ import type {
   CodecWorkerData,
   DecodeJob,
   EncodeJob,
+  ForgetJob,
+  FrameProblem,
+  FrameToVerify,
   HashJob,
+  VerifyJob,
 } from './codec-protocol.ts';
 import { FRAME_KIND, MAX_CHUNK_BYTES } from './format.ts';
 import { FrameCodec, type IdKeys } from './frame-codec.ts';
@@ -29,10 +33,13 @@ const codec = new FrameCodec(data.zstdLevel);
 const idKeys: IdKeys = { chunkId: createSecretKey(data.chunkIdKey), nodeId: createSecretKey(data.nodeIdKey) };
 const zeroes = Buffer.alloc(MAX_CHUNK_BYTES);
 const frameScratch = Buffer.alloc(FrameCodec.frameBound(MAX_CHUNK_BYTES));
+/** For verifying: what is read in one piece, and plain contents that nobody wants. Made when first needed. */
+let spanScratch = Buffer.alloc(0);
+let plainScratch = Buffer.alloc(0);
 const openPacks = new Map<string, number>();
 const packKeys = new Map<string, KeyObject>();
 
-function hash(job: HashJob): undefined {
+function hash(job: HashJob): void {
   const key = job.kind === FRAME_KIND.chunk ? idKeys.chunkId : idKeys.nodeId;
   const zero = zeroes.subarray(0, job.itemBytes);
   for (let i = 0; i < job.count; i++) {
@@ -42,7 +49,6 @@ function hash(job: HashJob): undefined {
     if (plain.equals(zero)) arena.fill(0, idAt, idAt + CONTENT_ID_BYTES);
     else createHmac('sha256', key).update(plain).digest().copy(arena, idAt);
   }
-  return undefined;
 }
 
 function encode(job: EncodeJob): number[] {
@@ -70,17 +76,72 @@ function encode(job: EncodeJob): number[] {
 
 function decode(job: DecodeJob): number[] {
   const frame = frameScratch.subarray(0, job.frameBytes);
-  readExactly(job, frame);
+  readExactly(job, frame, job.offset);
   const into = arena.subarray(job.outAt, job.outAt + job.outBytes);
   return [codec.decode(frame, keyBytes(job.id as ContentKey), { ...idKeys, pack: packKey(job.packId) }, into)];
 }
 
-function readExactly(job: DecodeJob, frame: Buffer): void {
+function verify(job: VerifyJob): FrameProblem[] {
+  if (plainScratch.length === 0) plainScratch = Buffer.alloc(MAX_CHUNK_BYTES);
+  const problems: FrameProblem[] = [];
+  const span = readSpan(job);
+  const start = job.frames[0]?.offset ?? 0;
+  for (const [n, frame] of job.frames.entries()) {
+    try {
+      let stored = span?.subarray(frame.offset - start, frame.offset - start + frame.frameBytes);
+      if (stored === undefined) {
+        stored = spanScratch.subarray(0, frame.frameBytes);
+        readExactly(job, stored, frame.offset);
+      }
+      verifyFrame(job, frame, stored);
+    } catch (thrown) {
+      const error = toError(thrown);
+      const code = error instanceof ApplianceError ? error.code : undefined;
+      problems.push({ frame: n, code, message: error.message });
+    }
+  }
+  return problems;
+}
+
+function verifyFrame(job: VerifyJob, frame: FrameToVerify, stored: Buffer): void {
+  if (frame.digest !== undefined && createHash('sha256').update(stored).digest('binary') !== frame.digest) {
+    throw new ApplianceError('REPOSITORY_CORRUPT', 'the stored frame is not what the footer says');
+  }
+  const keys = { ...idKeys, pack: packKey(job.packId) };
+  codec.decode(stored, keyBytes(frame.id as ContentKey), keys, plainScratch);
+}
+
+/** All frames of the job in one read; undefined when that fails: then each is read alone, and the bad ones are told. */
+function readSpan(job: VerifyJob): Buffer | undefined {
+  const start = job.frames[0]?.offset ?? 0;
+  const last = job.frames.at(-1);
+  const length = last === undefined ? 0 : last.offset + last.frameBytes - start;
+  if (spanScratch.length < length) spanScratch = Buffer.alloc(length);
+  const span = spanScratch.subarray(0, length);
+  try {
+    readExactly(job, span, start);
+    return span;
+  } catch (error) {
+    if (error instanceof ApplianceError && error.code !== 'OBJECT_NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+function forget(job: ForgetJob): void {
+  for (const packId of job.packIds) {
+    const fd = openPacks.get(packId);
+    if (fd === undefined) continue;
+    openPacks.delete(packId);
+    closeSync(fd);
+  }
+}
+
+function readExactly(job: PackOfJob, frame: Buffer, offset: number): void {
   try {
     const fd = openPack(job);
     let done = 0;
     while (done < frame.length) {
-      const read = readSync(fd, frame, done, frame.length - done, job.offset + done);
+      const read = readSync(fd, frame, done, frame.length - done, offset + done);
       if (read === 0)
         throw new ApplianceError('REPOSITORY_CORRUPT', `pack ${job.packId} is shorter than its index says`);
       done += read;
@@ -94,7 +155,9 @@ function readExactly(job: DecodeJob, frame: Buffer): void {
   }
 }
 
-function openPack(job: DecodeJob): number {
+type PackOfJob = Pick<DecodeJob, 'packId' | 'path'>;
+
+function openPack(job: PackOfJob): number {
   const known = openPacks.get(job.packId);
   if (known !== undefined) {
     openPacks.delete(job.packId);
@@ -122,21 +185,26 @@ function packKey(packId: string): KeyObject | undefined {
   return key;
 }
 
-function run(job: CodecJob): number[] | undefined {
+function run(job: CodecJob): Omit<CodecReply, 'ticket'> {
   switch (job.op) {
     case 'hash':
-      return hash(job);
+      hash(job);
+      return {};
     case 'encode':
-      return encode(job);
+      return { lengths: encode(job) };
     case 'decode':
-      return decode(job);
+      return { lengths: decode(job) };
+    case 'verify':
+      return { problems: verify(job) };
+    case 'forget':
+      forget(job);
+      return {};
   }
 }
 
 function answer({ ticket, job }: CodecRequest): CodecReply {
   try {
-    const lengths = run(job);
-    return lengths === undefined ? { ticket } : { ticket, lengths };
+    return { ticket, ...run(job) };
   } catch (thrown) {
     const error = toError(thrown);
     return {

@@ -112,7 +112,7 @@ export class DirectoryStore implements ObjectStore {
 
   async removeStaged(): Promise<number> {
     const staging = join(this.root, STAGING);
-    let removed = await removeStaleTemporaries(staging, this.#fileSystem);
+    let removed = 0;
     try {
       for (const entry of await this.#fileSystem.readDirectory(staging)) {
         await this.#fileSystem.unlink(join(staging, entry.name));
@@ -120,6 +120,19 @@ export class DirectoryStore implements ObjectStore {
       }
     } catch (error) {
       throw storageError(error, 'remove unfinished files in', staging);
+    }
+    return removed + (await this.#removeTemporaries(this.root));
+  }
+
+  /** `put` and `replace` write beside the object's place. */
+  async #removeTemporaries(directory: string): Promise<number> {
+    let removed = await removeStaleTemporaries(directory, this.#fileSystem);
+    try {
+      for (const entry of await this.#fileSystem.readDirectory(directory)) {
+        if (entry.kind === 'directory') removed += await this.#removeTemporaries(join(directory, entry.name));
+      }
+    } catch (error) {
+      throw storageError(error, 'list', directory);
     }
     return removed;
   }
