@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
+import { ApplianceError } from '../core/errors.ts';
+import type { Appliance, OperationName } from './operations.ts';
+
+/** What an operation takes and gives, by its name. */
+export type OperationParams<Name extends OperationName> = Parameters<Appliance[Name]>[0];
+export type OperationResult<Name extends OperationName> = Awaited<ReturnType<Appliance[Name]>>;
+
+/** Longest string that any parameter may hold; paths and NBD URIs are the longest. */
+export const MAX_PARAMETER_CHARACTERS = 4096;
+
+type PropertySchema<Value> = [Value] extends [boolean]
+  ? { readonly type: 'boolean' }
+  : string extends Value
+    ? { readonly type: 'string'; readonly minLength: 1; readonly maxLength: number }
+    : { readonly enum: readonly Value[] };
+
+type RequiredKeys<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T];
+
+/** A JSON schema that names exactly the members of the parameter type; the compiler compares the two. */
+interface ParamsSchema<Params> {
+  readonly type: 'object';
+  readonly additionalProperties: false;
+  readonly required: readonly RequiredKeys<Params>[];
+  readonly properties: { readonly [K in keyof Params]-?: PropertySchema<Exclude<Params[K], undefined>> };
+}
+
+type OperationSchemas = { readonly [Name in OperationName]: ParamsSchema<OperationParams<Name>> };
+
+const text = { type: 'string', minLength: 1, maxLength: MAX_PARAMETER_CHARACTERS } as const;
+const flag = { type: 'boolean' } as const;
+const object = { type: 'object', additionalProperties: false } as const;
+const none = { ...object, required: [], properties: {} } as const;
+
+/** One schema per operation; `docs/cli.md`, "The service". Unknown members are refused. */
+export const OPERATION_SCHEMAS: OperationSchemas = {
+  status: none,
+  machineList: { ...object, required: [], properties: { connect: text } },
+  machineShow: { ...object, required: ['name'], properties: { name: text, connect: text } },
+  backup: {
+    ...object,
+    required: ['target'],
+    properties: { target: text, name: text, fullScan: flag, connect: text },
+  },
+  points: { ...object, required: [], properties: { machine: text } },
+  pointShow: { ...object, required: ['point'], properties: { point: text } },
+  boot: {
+    ...object,
+    required: ['point'],
+    properties: { point: text, as: text, keepNetwork: flag, keepIdentity: flag, connect: text },
+  },
+  booted: none,
+  stop: { ...object, required: ['name'], properties: { name: text, discard: flag } },
+  export: {
+    ...object,
+    required: ['point'],
+    properties: { point: text, disk: text, socket: text, listen: text, writable: flag },
+  },
+  unexport: { ...object, required: ['id'], properties: { id: text } },
+  restore: {
+    ...object,
+    required: ['point'],
+    properties: {
+      point: text,
+      disk: text,
+      to: text,
+      format: { enum: ['raw', 'qcow2', 'vmdk'] },
+      as: text,
+      directory: text,
+      inPlace: flag,
+      connect: text,
+    },
+  },
+  check: { ...object, required: [], properties: { readData: flag } },
+  catalogRebuild: none,
+  delete: { ...object, required: ['point'], properties: { point: text, now: flag } },
+  undelete: { ...object, required: ['point'], properties: { point: text } },
+  gc: { ...object, required: [], properties: { now: flag } },
+};
+
+export function isOperationName(name: string): name is OperationName {
+  return Object.hasOwn(OPERATION_SCHEMAS, name);
+}
+
+/** The parameters, checked. @throws BAD_ARGUMENT with every defect in `details.defects` */
+export function checkParams<Name extends OperationName>(name: Name, params: unknown): OperationParams<Name> {
+  const validate = validatorOf(name);
+  if (!validate(params)) {
+    const defects = (validate.errors ?? []).map(describeDefect);
+    throw new ApplianceError('BAD_ARGUMENT', `${name}: ${defects.join('; ')}`, {
+      details: { operation: name, defects },
+      hint: 'The parameters of each operation stand in docs/cli.md.',
+    });
+  }
+  return params as OperationParams<Name>;
+}
+
+const validators = new Map<OperationName, ValidateFunction>();
+
+function validatorOf(name: OperationName): ValidateFunction {
+  const known = validators.get(name);
+  if (known !== undefined) return known;
+  const compiled = new Ajv({ allErrors: true, strict: true }).compile(OPERATION_SCHEMAS[name]);
+  validators.set(name, compiled);
+  return compiled;
+}
+
+function describeDefect(defect: ErrorObject): string {
+  const where = defect.instancePath === '' ? 'the parameters' : defect.instancePath.slice(1);
+  const params = defect.params as Readonly<Record<string, unknown>>;
+  if (defect.keyword === 'additionalProperties') return `${String(params['additionalProperty'])} is not known`;
+  if (defect.keyword === 'required') return `${String(params['missingProperty'])} is missing`;
+  if (defect.keyword === 'enum') return `${where} must be one of ${String(params['allowedValues'])}`;
+  if (defect.keyword === 'minLength') return `${where} is empty`;
+  return `${where} ${defect.message ?? 'is not valid'}`;
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Command } from 'commander';
+import type { BootedMachine, BootReport, StopReport } from '../../api/operations.ts';
+import { type CommandRun, defined, type Outcome } from '../command-run.ts';
+import { defineCommand } from '../define-command.ts';
+import { capitalized, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
+import { POINT_ARGUMENT } from '../point-argument.ts';
+import type { CliRun } from '../run-cli.ts';
+import { type Column, renderFields, renderTable } from '../table.ts';
+
+interface BootOptions {
+  readonly as?: string;
+  readonly keepNetwork?: boolean;
+  readonly keepIdentity?: boolean;
+}
+
+export function addBoot(program: Command, cli: CliRun): void {
+  defineCommand<BootOptions>(program, cli, {
+    usage: 'boot <point>',
+    summary: 'start a machine from a recovery point, at once',
+    description:
+      `Starts a machine whose disks are the recovery point. Nothing is copied; what the machine writes goes into a log of ` +
+      `its own, and the point stays as it is. It gets a new name, UUID and MAC addresses, and its network is unplugged, ` +
+      `so that it does not disturb the original. ${POINT_ARGUMENT}\n\nThe disks are served by \`understudy serve\`, ` +
+      `which is started in the background when it does not run.`,
+    examples: [
+      ['understudy boot web@latest', 'the newest state of `web`, beside it'],
+      ['understudy boot web@-1 --as web-test', 'the state before that, under a name of your choice'],
+      ['understudy boot 3f2a --keep-network --keep-identity', 'in place of a lost original'],
+    ],
+    options: (command) =>
+      command
+        .option('--as <name>', 'name of the new machine')
+        .option('--keep-network', 'leave its network links plugged in')
+        .option('--keep-identity', 'keep UUID and MAC addresses; the original must be gone'),
+    connects: true,
+    action: boot,
+  });
+  defineCommand(program, cli, {
+    usage: 'booted',
+    summary: 'list the machines that run from recovery points',
+    description: 'Lists the machines that were started with `boot`, and how much they have written since.',
+    examples: [['understudy booted', 'all of them']],
+    action: booted,
+  });
+  defineCommand<{ readonly discard?: boolean }>(program, cli, {
+    usage: 'stop <name>',
+    summary: 'stop a machine that runs from a recovery point',
+    description:
+      'Stops a machine that was started with `boot`. What it has written is kept, and the same machine can be started ' +
+      'again; with --discard it is given up, together with the definition of the machine.',
+    examples: [
+      ['understudy stop web-test', 'stop it, keep what it wrote'],
+      ['understudy stop web-test --discard', 'stop it and remove all of it'],
+    ],
+    options: (command) => command.option('--discard', 'give up what the machine has written, and its definition'),
+    action: stop,
+  });
+}
+
+async function boot(run: CommandRun, [point = '']: readonly string[], options: BootOptions): Promise<Outcome> {
+  const { as, keepNetwork, keepIdentity } = options;
+  const params = defined({ point, as, keepNetwork, keepIdentity, connect: run.connect });
+  const report = await run.callService('boot', params);
+  return { value: report, text: renderBoot(report, run) };
+}
+
+async function booted(run: CommandRun): Promise<Outcome> {
+  const machines = await listBooted(run);
+  if (machines.length === 0) {
+    return { value: machines, text: 'No machine runs from a recovery point. `understudy boot POINT` starts one.\n' };
+  }
+  const columns: Column<BootedMachine>[] = [
+    { title: 'NAME', cell: (machine) => plain(machine.name) },
+    { title: 'STATE', cell: (machine) => plain(machine.state) },
+    { title: 'POINT', cell: (machine) => machine.point },
+    { title: 'STARTED', cell: (machine) => formatTime(machine.startedAt) },
+    { title: 'WRITTEN', align: 'right', cell: (machine) => formatBytes(machine.writtenBytes) },
+    { title: 'CONNECTION', cell: (machine) => plain(machine.connect) },
+  ];
+  return { value: machines, text: renderTable(machines, columns, run.paint) };
+}
+
+async function stop(
+  run: CommandRun,
+  [name = '']: readonly string[],
+  { discard }: { readonly discard?: boolean },
+): Promise<Outcome> {
+  await listBooted(run);
+  const report = await run.call('stop', defined({ name, discard }));
+  return { value: report, text: renderStop(report) };
+}
+
+/** Booted machines need the service for their disks: when there is one and no service, the service is started. */
+async function listBooted(run: CommandRun): Promise<readonly BootedMachine[]> {
+  const machines = await run.call('booted', {});
+  if (machines.length === 0) return machines;
+  return run.callService('booted', {});
+}
+
+function renderBoot(report: BootReport, run: CommandRun): string {
+  const { paint } = run;
+  const name = plain(report.name);
+  const facts = renderFields(
+    [
+      ['point', report.point],
+      ['machine id', report.machineId],
+      ['connection', plain(report.connect)],
+      ...report.exports.map(({ disk, uri }) => [plain(disk), plain(uri)] as const),
+    ],
+    paint,
+  );
+  const changes = report.changes.map((change) => `  ${capitalized(plain(change))}\n`);
+  const changed = changes.length === 0 ? '' : `\nChanged to start it here:\n${changes.join('')}`;
+  return `${paint(['bold', 'green'], name)} runs, ${formatDuration(report.durationMs)} after the call.\n${facts}${changed}\n\`understudy stop ${name}\` stops it; add --discard to remove all of it.\n`;
+}
+
+function renderStop(report: StopReport): string {
+  const what = report.discarded ? 'given up' : 'kept';
+  return `${plain(report.name)}: ${plain(report.outcome)} ${formatBytes(report.writtenBytes)} that it wrote ${what}.\n`;
+}

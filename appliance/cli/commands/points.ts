@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Command } from 'commander';
+import type { PointDetails, PointSummary } from '../../api/operations.ts';
+import type { PointDisk } from '../../repository/manifest.ts';
+import { type CommandRun, defined, type Outcome } from '../command-run.ts';
+import { defineCommand } from '../define-command.ts';
+import { count, formatAge, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
+import { POINT_ARGUMENT } from '../point-argument.ts';
+import type { CliRun } from '../run-cli.ts';
+import { type Column, indented, renderFields, renderTable } from '../table.ts';
+
+export function addPoints(program: Command, cli: CliRun): void {
+  defineCommand(program, cli, {
+    usage: 'points [machine]',
+    summary: 'list the recovery points',
+    description:
+      'Lists the recovery points of all machines, or of one (by name or id), oldest first. DATA is what the point holds, ' +
+      'NEW what no earlier point held, STORED what that takes in the repository.',
+    examples: [
+      ['understudy points', 'all machines'],
+      ['understudy points web', 'one machine'],
+      ["understudy points web --json | jq -r '.[-1].id'", 'the id of the newest'],
+    ],
+    action: points,
+  });
+  const point = program.command('point').summary('one recovery point').description('One recovery point.');
+  defineCommand(point, cli, {
+    usage: 'show <point>',
+    summary: 'show what a recovery point holds',
+    description: `Shows what a recovery point holds and how it was taken. ${POINT_ARGUMENT}`,
+    examples: [
+      ['understudy point show 3f2a', 'by the beginning of its id'],
+      ['understudy point show web@latest', 'the newest of `web`'],
+      ['understudy point show web@2026-11-21T14:00', 'the state that `web` had then'],
+    ],
+    action: show,
+  });
+}
+
+async function points(run: CommandRun, [machine]: readonly string[]): Promise<Outcome> {
+  const found = await run.call('points', defined({ machine }));
+  if (found.length === 0) {
+    const whose = machine === undefined ? '' : ` of ${plain(machine)}`;
+    return { value: found, text: `There is no recovery point${whose} yet. \`understudy backup NAME\` takes one.\n` };
+  }
+  const columns: Column<PointSummary>[] = [
+    { title: 'POINT', cell: (point) => point.id },
+    { title: 'MACHINE', cell: (point) => plain(point.machine) },
+    { title: 'TAKEN', cell: (point) => formatTime(point.createdAt) },
+    { title: 'KIND', cell: (point) => point.kind },
+    { title: 'CONSISTENT', cell: (point) => point.consistency.replace('-consistent', '') },
+    { title: 'DISKS', align: 'right', cell: (point) => String(point.disks) },
+    { title: 'SIZE', align: 'right', cell: (point) => formatBytes(point.sizeBytes) },
+    { title: 'DATA', align: 'right', cell: (point) => formatBytes(point.dataBytes) },
+    { title: 'NEW', align: 'right', cell: (point) => formatBytes(point.newChunkBytes) },
+    { title: 'STORED', align: 'right', cell: (point) => formatBytes(point.storedBytes) },
+    { title: 'TOOK', align: 'right', cell: (point) => formatDuration(point.durationMs) },
+  ];
+  const machines = new Set(found.map((point) => point.machineId)).size;
+  const stored = found.reduce((sum, point) => sum + point.storedBytes, 0);
+  const summary = `${count(found.length, 'point')} of ${count(machines, 'machine')}, ${formatBytes(stored)} stored when they were taken`;
+  return { value: found, text: `${renderTable(found, columns, run.paint)}${run.paint('dim', summary)}\n` };
+}
+
+async function show(run: CommandRun, [point = '']: readonly string[]): Promise<Outcome> {
+  const details = await run.call('pointShow', { point });
+  return { value: details, text: renderPoint(details, run) };
+}
+
+function renderPoint({ point, usedBy }: PointDetails, run: CommandRun): string {
+  const { paint } = run;
+  const age = formatAge(point.createdAt, run.io.clock.nowMs());
+  const facts = renderFields(
+    [
+      ['machine', `${plain(point.machine.name)} (${point.machine.id})`],
+      ['taken', age === '' ? formatTime(point.createdAt) : `${formatTime(point.createdAt)} (${age})`],
+      ['kind', point.reason === '' ? point.kind : `${point.kind}: ${plain(point.reason)}`],
+      ['parent', point.parent ?? 'none'],
+      ['consistency', point.consistency],
+      ['took', formatDuration(point.durationMs)],
+      ['used by', usedBy.length === 0 ? 'nothing: it can be deleted' : usedBy.map(plain).join(', ')],
+    ],
+    paint,
+  );
+  const columns: Column<PointDisk>[] = [
+    { title: 'DISK', cell: (disk) => plain(disk.name) },
+    { title: 'SIZE', align: 'right', cell: (disk) => formatBytes(disk.sizeBytes) },
+    { title: 'DATA', align: 'right', cell: (disk) => formatBytes(disk.dataBytes) },
+    { title: 'KIND', cell: (disk) => disk.kind },
+    { title: 'CHANGED', align: 'right', cell: (disk) => formatBytes(disk.stats.changedBytes) },
+    { title: 'READ', align: 'right', cell: (disk) => formatBytes(disk.stats.readBytes) },
+    { title: 'NEW', align: 'right', cell: (disk) => formatBytes(disk.stats.newChunkBytes) },
+    { title: 'STORED', align: 'right', cell: (disk) => formatBytes(disk.stats.storedBytes) },
+  ];
+  const reasons = point.disks.filter((disk) => disk.reason !== '' && disk.reason !== point.reason);
+  const files = point.attachments.map((file) => `  ${plain(file.name)}  ${formatBytes(file.lengthBytes)}\n`);
+  const sections = [
+    `${paint('bold', `Recovery point ${point.id}`)}\n${facts}`,
+    indented(renderTable(point.disks, columns, paint)),
+    reasons.map((disk) => `  ${plain(disk.name)}: ${plain(disk.reason)}\n`).join(''),
+    section(
+      paint('yellow', 'Not in this point'),
+      point.skipped.map((disk) => `  ${plain(disk.name)}: ${plain(disk.reason)}\n`),
+    ),
+    section(paint('bold', 'Kept with it'), files),
+  ];
+  return sections.filter((text) => text !== '').join('\n');
+}
+
+function section(title: string, lines: readonly string[]): string {
+  return lines.length === 0 ? '' : `${title}\n${lines.join('')}`;
+}

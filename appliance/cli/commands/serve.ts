@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type Command, Option } from 'commander';
+import { type CommandRun, defined } from '../command-run.ts';
+import { defineCommand } from '../define-command.ts';
+import { plain } from '../format.ts';
+import type { CliRun } from '../run-cli.ts';
+
+interface ServeOptions {
+  readonly log?: string;
+  readonly logLevel: string;
+}
+
+export function addServe(program: Command, cli: CliRun): void {
+  defineCommand<ServeOptions>(program, cli, {
+    usage: 'serve',
+    summary: 'own the state directory, and serve commands and exports',
+    description:
+      'Owns the state directory, serves the disks of booted machines, and takes commands over the unix socket ' +
+      '`control.sock` in it, so that several can work at the same time. Runs in the foreground until SIGTERM or SIGINT: ' +
+      'then it aborts what runs at a safe place and ends; a second signal ends it at once. Its log goes to standard ' +
+      'error, as JSON lines.',
+    examples: [
+      ['understudy serve', 'in the foreground; Ctrl-C ends it'],
+      ['understudy serve --log /var/log/understudy.log', 'with its log in a file'],
+    ],
+    options: (command) =>
+      command
+        .option('--log <file>', 'append the log to this file instead of standard error')
+        .addOption(
+          new Option('--log-level <level>', 'what to log').choices(['debug', 'info', 'warn', 'error']).default('info'),
+        ),
+    connects: true,
+    action: serve,
+  });
+}
+
+async function serve(run: CommandRun, _args: readonly string[], options: ServeOptions): Promise<undefined> {
+  // The HTTP server and the log are loaded by the one command that needs them.
+  const { runService } = await import('../service.ts');
+  const { stateDirectory, connect, signal, io, dependencies } = run;
+  await runService({
+    ...defined({ connect, logFile: options.log === undefined ? undefined : run.path(options.log) }),
+    stateDirectory,
+    signal,
+    io,
+    dependencies,
+    logLevel: options.logLevel,
+    onReady: (service) => {
+      const ready = `serving ${plain(service.state)} at ${plain(service.socket)} (process ${service.pid})\n`;
+      run.emit({ value: service, text: ready });
+    },
+  });
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Logger } from 'pino';
+import type { Appliance } from '../api/operations.ts';
+
+export interface OpenOptions {
+  readonly stateDirectory: string;
+  /** The libvirt URI to use where an operation names none. */
+  readonly connect?: string;
+  readonly logger?: Logger;
+}
+
+export interface InitOptions {
+  readonly stateDirectory: string;
+  readonly repository?: string;
+  readonly encryption: boolean;
+  /** Work with the repository in this directory instead of creating one. */
+  readonly from?: string;
+  readonly recoveryKey?: string;
+}
+
+export interface InitReport {
+  readonly repository: string;
+  readonly repositoryId: string;
+  /** Shown once and kept nowhere; null without encryption, and with `from`. */
+  readonly recoveryKey: string | null;
+}
+
+/** What the commands work on; the wiring chooses, tests bring their own. */
+export interface CliDependencies {
+  /** Takes the state directory for this process. @throws LOCKED, REPOSITORY_NOT_FOUND, … */
+  openAppliance(options: OpenOptions): Promise<Appliance>;
+  initialize(options: InitOptions): Promise<InitReport>;
+  /** Program and leading arguments of a process that runs this same command line. */
+  readonly selfCommand: readonly [program: string, ...args: string[]];
+}

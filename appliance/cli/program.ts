@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Command } from 'commander';
+import { programVersion } from '../api/control-protocol.ts';
+import { addBackup } from './commands/backup.ts';
+import { addBoot } from './commands/boot.ts';
+import { addCheck } from './commands/check.ts';
+import { addDelete } from './commands/delete.ts';
+import { addExport } from './commands/export.ts';
+import { addInit } from './commands/init.ts';
+import { addMachine } from './commands/machine.ts';
+import { addPoints } from './commands/points.ts';
+import { addRestore } from './commands/restore.ts';
+import { addServe } from './commands/serve.ts';
+import { addStatus } from './commands/status.ts';
+import { formatExamples } from './examples.ts';
+import type { CliRun } from './run-cli.ts';
+import { stateDirectory } from './state-directory.ts';
+import { paintFor } from './style.ts';
+
+const DEFAULT_COLUMNS = 100;
+
+/**
+ * The tree of all commands. Help goes to standard output; what commander would print about an error goes to
+ * `onUsageText` instead, and the error is thrown as a CommanderError.
+ */
+export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): Command {
+  const { io } = cli;
+  const paint = paintFor(io.stdout, io.env);
+  const program = new Command('understudy')
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => io.stdout.write(text),
+      writeErr: onUsageText,
+      getOutHelpWidth: () => io.stdout.columns ?? DEFAULT_COLUMNS,
+      getErrHelpWidth: () => DEFAULT_COLUMNS,
+      getOutHasColors: () => paint('bold', '') !== '',
+    })
+    .configureHelp({ styleTitle: (title) => paint('bold', title), subcommandTerm })
+    .description('Backup for virtual machines: every state kept, any state booted at once.')
+    .version(programVersion(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'explain a command')
+    .helpCommand(false)
+    .option('--json', 'print one JSON document instead of text')
+    .option('--state <dir>', 'state directory')
+    .addHelpText('after', `\n${overview(stateDirectory(undefined, io))}`);
+  program.commandsGroup('Protect:');
+  addInit(program, cli);
+  addMachine(program, cli);
+  addBackup(program, cli);
+  program.commandsGroup('Look:');
+  addPoints(program, cli);
+  addStatus(program, cli);
+  program.commandsGroup('Recover:');
+  addBoot(program, cli);
+  addExport(program, cli);
+  addRestore(program, cli);
+  program.commandsGroup('Maintain:');
+  addCheck(program, cli);
+  addDelete(program, cli);
+  addServe(program, cli);
+  return program;
+}
+
+/** `machine list|show`, `points [machine]`. */
+function subcommandTerm(command: Command): string {
+  const children = command.commands.map((child) => child.name());
+  const args = command.registeredArguments.map(({ required, name }) => (required ? `<${name()}>` : `[${name()}]`));
+  return [command.name(), ...(children.length === 0 ? args : [children.join('|')])].join(' ');
+}
+
+function overview(state: string): string {
+  const start = formatExamples([
+    ['understudy init', 'create the repository; prints its recovery key'],
+    ['understudy machine list', 'what can be protected'],
+    ['understudy backup web', 'take a recovery point of the machine `web`'],
+    ['understudy points', 'the recovery points that exist'],
+    ['understudy boot web@latest', 'start it again beside the original, at once'],
+  ]).replace('Examples:', 'Start here:');
+  return `${start}\n\nState directory: ${state} (--state or UNDERSTUDY_STATE choose another).\n\`understudy COMMAND --help\` explains a command, with examples.`;
+}

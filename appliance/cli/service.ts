@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+import { destination, type Logger, pino } from 'pino';
+import { connectAppliance } from '../api/connect-appliance.ts';
+import { ControlServer } from '../api/control-server.ts';
+import type { Appliance } from '../api/operations.ts';
+import { EXIT_CODES } from '../core/error-codes.ts';
+import { ApplianceError } from '../core/errors.ts';
+import { storageError } from '../core/file-system.ts';
+import type { CliDependencies } from './dependencies.ts';
+import type { CliIo } from './io.ts';
+
+/** How long running operations may take to stop at a safe place, and then the appliance to close. */
+const STOP_LIMIT_MS = 60_000;
+const CLOSE_LIMIT_MS = 30_000;
+
+export interface ServiceReady {
+  readonly pid: number;
+  /** The state directory. */
+  readonly state: string;
+  readonly socket: string;
+}
+
+export interface ServiceOptions {
+  readonly stateDirectory: string;
+  readonly connect?: string;
+  readonly logFile?: string;
+  readonly logLevel: string;
+  /** Aborted: stop at a safe place and return. */
+  readonly signal: AbortSignal;
+  readonly io: CliIo;
+  readonly dependencies: CliDependencies;
+  /** Called once, when commands are answered. */
+  readonly onReady: (service: ServiceReady) => void;
+}
+
+/**
+ * Owns a state directory until the signal is aborted. What does not stop within its time is cut off: the process ends
+ * then, and the next start recovers, as after a power failure.
+ *
+ * @throws LOCKED when another process holds the state directory; INTERNAL after a broken invariant; what opening throws
+ */
+export async function runService(options: ServiceOptions): Promise<void> {
+  const logger = openLog(options);
+  const appliance = await takeState(options, logger);
+  const end = Promise.withResolvers<void>();
+  const onAbort = (): void => end.resolve();
+  options.signal.addEventListener('abort', onAbort);
+  if (options.signal.aborted) onAbort();
+  try {
+    const { stateDirectory } = options;
+    const onDefect = (violation: Error): void => {
+      logger.fatal({ err: violation }, 'an invariant does not hold; the service ends');
+      end.reject(new ApplianceError('INTERNAL', violation.message, { cause: violation }));
+    };
+    const server = await ControlServer.listen({ appliance, stateDirectory, logger, onDefect });
+    try {
+      logger.info({ state: stateDirectory, socket: server.path, pid: process.pid }, 'serving');
+      options.onReady({ pid: process.pid, state: stateDirectory, socket: server.path });
+      await end.promise;
+      logger.info('stopping');
+    } finally {
+      await stopServer(server, options, logger);
+    }
+  } finally {
+    options.signal.removeEventListener('abort', onAbort);
+    await within(CLOSE_LIMIT_MS, appliance[Symbol.asyncDispose](), () => giveUp(options.io, logger));
+    logger.info('stopped');
+  }
+}
+
+/** The appliance, opened in this process. */
+async function takeState(options: ServiceOptions, logger: Logger): Promise<Appliance> {
+  const { stateDirectory, connect, dependencies, signal } = options;
+  const connection = await connectAppliance({
+    stateDirectory,
+    open: () => dependencies.openAppliance({ stateDirectory, logger, ...(connect === undefined ? {} : { connect }) }),
+    signal,
+    onNotice: (sentence) => logger.info(sentence),
+  });
+  if (connection.servicePid === undefined) return connection.appliance;
+  await connection[Symbol.asyncDispose]();
+  const pid = connection.servicePid;
+  throw new ApplianceError('LOCKED', `a service runs on ${stateDirectory} already: process ${pid}`, {
+    details: { pid, stateDirectory },
+    hint: 'Commands use it by themselves.',
+  });
+}
+
+async function stopServer(server: ControlServer, options: ServiceOptions, logger: Logger): Promise<void> {
+  const isIdle = await server.stop({ deadlineMs: STOP_LIMIT_MS });
+  if (!isIdle) {
+    logger.error({ running: server.health().running }, 'operations did not stop in time');
+    return giveUp(options.io, logger);
+  }
+  await server.close();
+}
+
+function giveUp(io: CliIo, logger: Logger): void {
+  logger.fatal('the service did not stop in time and is ended; the next start recovers');
+  io.exit(EXIT_CODES.failed);
+}
+
+async function within(limitMs: number, work: PromiseLike<void>, onLate: () => void): Promise<void> {
+  const timer = setTimeout(onLate, limitMs);
+  try {
+    await work;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** JSON lines, written before the call returns: what led to the end of a process must not be lost with it. */
+function openLog({ logFile, logLevel, io }: ServiceOptions): Logger {
+  const options = { level: logLevel, base: { pid: process.pid } };
+  if (logFile === undefined) return pino(options, io.stderr);
+  try {
+    return pino(options, destination({ dest: logFile, sync: true, append: true, mode: 0o600 }));
+  } catch (error) {
+    throw storageError(error, 'open', logFile);
+  }
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+import type {
+  Appliance,
+  BackupReport,
+  BootedMachine,
+  BootReport,
+  CheckReport,
+  DeleteReport,
+  ExportReport,
+  GcReport,
+  MachineDetails,
+  OperationContext,
+  OperationName,
+  PointDetails,
+  PointSummary,
+  RebuildReport,
+  RestoreReport,
+  StatusReport,
+  StopReport,
+} from '../../appliance/api/operations.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
+import { parseMachineId, parsePointId } from '../../appliance/core/ids.ts';
+
+const GIB: number = 2 ** 30;
+const MIB: number = 2 ** 20;
+
+export const FAKE_POINT_ID = '3f2a91c04b7d8e11';
+const MACHINE_ID = '4c4c4544-0050-3510-8052-b4c04f4d3232';
+
+const stats = { changedBytes: 12 * MIB, readBytes: 13 * MIB, newChunkBytes: 9 * MIB, storedBytes: 3.5 * MIB } as const;
+
+export const fakeResults: {
+  readonly status: StatusReport;
+  readonly machine: MachineDetails;
+  readonly backup: BackupReport;
+  readonly points: readonly PointSummary[];
+  readonly pointShow: PointDetails;
+  readonly boot: BootReport;
+  readonly booted: BootedMachine;
+  readonly stop: StopReport;
+  readonly export: ExportReport;
+  readonly restore: RestoreReport;
+  readonly check: CheckReport;
+  readonly rebuild: RebuildReport;
+  readonly delete: DeleteReport;
+  readonly gc: GcReport;
+} = {
+  status: {
+    state: '/var/lib/understudy',
+    repository: '/mnt/backup',
+    repositoryId: 'b5c5f35f-4f06-4a53-a6a5-8e84c3e5cf01',
+    encryption: 'aes-256-gcm',
+    chunkBytes: 65_536,
+    points: 3,
+    machines: 1,
+    logicalBytes: 16 * GIB,
+    uniqueBytes: 5.7 * GIB,
+    storedBytes: 2.1 * GIB,
+    servicePid: null,
+  },
+  machine: {
+    id: MACHINE_ID,
+    name: 'web',
+    state: 'running',
+    firmware: 'bios',
+    hasAgent: true,
+    points: 3,
+    newestPoint: '2026-11-21T14:04:05.000Z',
+    notes: ['the TPM state is not part of a recovery point'],
+    disks: [
+      {
+        name: 'vda',
+        device: 'disk',
+        source: '/var/lib/libvirt/images/web.qcow2',
+        format: 'qcow2',
+        sizeBytes: 20 * GIB,
+        protection: 'incremental',
+        reason: '',
+      },
+      {
+        name: 'vdb',
+        device: 'disk',
+        source: '/dev/vg0/web-data',
+        format: 'raw',
+        sizeBytes: 100 * GIB,
+        protection: 'full-scan',
+        reason: 'a raw disk cannot keep a dirty bitmap',
+      },
+      {
+        name: 'sda',
+        device: 'cdrom',
+        source: '',
+        format: 'raw',
+        sizeBytes: null,
+        protection: 'none',
+        reason: 'a CD-ROM is not part of the machine',
+      },
+    ],
+  },
+  backup: {
+    point: FAKE_POINT_ID,
+    machine: 'web',
+    kind: 'incremental',
+    reason: 'changed blocks since 9a8b7c6d5e4f3a2b',
+    consistency: 'file-system-consistent',
+    createdAt: '2026-11-21T14:04:05.000Z',
+    durationMs: 820,
+    disks: [
+      { name: 'vda', sizeBytes: 20 * GIB, kind: 'incremental', reason: '', ...stats },
+      { name: 'vdb', sizeBytes: 100 * GIB, kind: 'full-scan', reason: 'a raw disk', ...stats, readBytes: 100 * GIB },
+    ],
+    skipped: [{ name: 'sda', reason: 'a CD-ROM is not part of the machine' }],
+    notices: [],
+  },
+  points: [
+    {
+      id: '9a8b7c6d5e4f3a2b',
+      machine: 'web',
+      machineId: MACHINE_ID,
+      createdAt: '2026-11-21T13:04:05.000Z',
+      kind: 'full',
+      reason: 'the first point of this machine',
+      consistency: 'crash-consistent',
+      disks: 2,
+      sizeBytes: 120 * GIB,
+      dataBytes: 5.31 * GIB,
+      newChunkBytes: 5.2 * GIB,
+      storedBytes: 2.1 * GIB,
+      durationMs: 83_000,
+    },
+    {
+      id: FAKE_POINT_ID,
+      machine: 'web',
+      machineId: MACHINE_ID,
+      createdAt: '2026-11-21T14:04:05.000Z',
+      kind: 'incremental',
+      reason: 'changed blocks since 9a8b7c6d5e4f3a2b',
+      consistency: 'file-system-consistent',
+      disks: 2,
+      sizeBytes: 120 * GIB,
+      dataBytes: 5.32 * GIB,
+      newChunkBytes: 18 * MIB,
+      storedBytes: 7 * MIB,
+      durationMs: 820,
+    },
+  ],
+  pointShow: {
+    point: {
+      format: 'understudy-point',
+      version: 1,
+      id: parsePointId(FAKE_POINT_ID),
+      machine: { id: parseMachineId(MACHINE_ID), name: 'web' },
+      sequence: 2,
+      createdAt: '2026-11-21T14:04:05.000Z',
+      kind: 'incremental',
+      reason: 'changed blocks since 9a8b7c6d5e4f3a2b',
+      parent: parsePointId('9a8b7c6d5e4f3a2b'),
+      consistency: 'file-system-consistent',
+      disks: [
+        {
+          name: 'vda',
+          sizeBytes: 20 * GIB,
+          root: '0'.repeat(64),
+          dataBytes: 5.31 * GIB,
+          identity: {},
+          kind: 'incremental',
+          reason: '',
+          stats,
+        },
+        {
+          name: 'vdb',
+          sizeBytes: 100 * GIB,
+          root: '0'.repeat(64),
+          dataBytes: 8 * MIB,
+          identity: {},
+          kind: 'full-scan',
+          reason: 'a raw disk cannot keep a dirty bitmap',
+          stats,
+        },
+      ],
+      skipped: [{ name: 'sda', reason: 'a CD-ROM is not part of the machine' }],
+      attachments: [{ name: 'domain.xml', lengthBytes: 4321, chunks: [] }],
+      tracker: {},
+      durationMs: 820,
+    },
+    usedBy: [],
+  },
+  boot: {
+    name: 'web-3f2a91c0',
+    machineId: 'a7f3c1de-0000-4000-8000-000000000001',
+    point: FAKE_POINT_ID,
+    connect: 'qemu:///system',
+    durationMs: 1240,
+    exports: [{ disk: 'vda', uri: 'nbd+unix:///boot-1-vda?socket=/run/understudy/nbd.sock' }],
+    changes: ['the network link of 52:54:00:11:22:33 is down'],
+  },
+  booted: {
+    name: 'web-3f2a91c0',
+    machineId: 'a7f3c1de-0000-4000-8000-000000000001',
+    point: FAKE_POINT_ID,
+    connect: 'qemu:///system',
+    state: 'running',
+    startedAt: '2026-11-21T14:10:00.000Z',
+    writtenBytes: 42 * MIB,
+  },
+  stop: { name: 'web-3f2a91c0', discarded: false, writtenBytes: 42 * MIB, outcome: 'the machine is shut off' },
+  export: {
+    id: 'export-1',
+    uri: 'nbd+unix:///vda?socket=/run/understudy/nbd.sock',
+    point: FAKE_POINT_ID,
+    disk: 'vda',
+    sizeBytes: 20 * GIB,
+    writable: false,
+  },
+  restore: {
+    point: FAKE_POINT_ID,
+    targets: [{ disk: 'vda', to: '/tmp/web.raw', sizeBytes: 20 * GIB, writtenBytes: 5.31 * GIB }],
+    machine: null,
+    durationMs: 9_400,
+    changes: [],
+  },
+  check: {
+    ok: true,
+    readData: false,
+    points: 3,
+    packs: 34,
+    nodes: 1520,
+    chunks: 81_234,
+    readBytes: 0,
+    durationMs: 640,
+    findings: [],
+  },
+  rebuild: { points: 3, packs: 34, chunks: 81_234, problems: [], durationMs: 2_300 },
+  delete: { point: FAKE_POINT_ID, machine: 'web', recoverableUntil: '2026-11-28T14:04:05.000Z' },
+  gc: {
+    liveBytes: 2.1 * GIB,
+    packsDeleted: 3,
+    packsRewritten: 1,
+    freedBytes: 300 * MIB,
+    pointsInGrace: 2,
+    pointsPurged: 1,
+    durationMs: 1_400,
+  },
+};
+
+/** A call that a fake appliance got. */
+export interface FakeCall {
+  readonly name: OperationName;
+  readonly params: unknown;
+  readonly context: OperationContext;
+}
+
+export type FakeBehaviour = Partial<Omit<Appliance, typeof Symbol.asyncDispose>>;
+
+/** An appliance that answers with `fakeResults`, records its calls, and does what a test tells it to instead. */
+export class FakeAppliance implements AsyncDisposable {
+  readonly calls: FakeCall[] = [];
+  /** Exports that live. */
+  readonly exports: Set<string> = new Set();
+  isDisposed = false;
+  /** The behaviour can be changed while it is in use. */
+  behaviour: FakeBehaviour;
+  private readonly onDispose: () => Promise<void> | void;
+
+  constructor(behaviour: FakeBehaviour = {}, onDispose: () => Promise<void> | void = () => undefined) {
+    this.behaviour = behaviour;
+    this.onDispose = onDispose;
+  }
+
+  /** As the operations see it. */
+  asAppliance(): Appliance {
+    const answer =
+      <Name extends OperationName>(name: Name, result: (params: never) => unknown) =>
+      async (params: never, context: OperationContext): Promise<never> => {
+        this.calls.push({ name, params, context });
+        const own = this.behaviour[name] as ((params: never, context: OperationContext) => Promise<never>) | undefined;
+        if (own !== undefined) return own(params, context);
+        if (context.signal.aborted) throw new ApplianceError('ABORTED', 'interrupted');
+        return result(params) as never;
+      };
+    return {
+      status: answer('status', () => fakeResults.status),
+      machineList: answer('machineList', () => [fakeResults.machine]),
+      machineShow: answer('machineShow', () => fakeResults.machine),
+      backup: answer('backup', () => fakeResults.backup),
+      points: answer('points', () => fakeResults.points),
+      pointShow: answer('pointShow', () => fakeResults.pointShow),
+      boot: answer('boot', () => fakeResults.boot),
+      booted: answer('booted', () => [fakeResults.booted]),
+      stop: answer('stop', () => fakeResults.stop),
+      export: answer('export', () => {
+        this.exports.add(fakeResults.export.id);
+        return fakeResults.export;
+      }),
+      unexport: answer('unexport', ({ id }: { readonly id: string }) => {
+        if (!this.exports.delete(id)) throw new ApplianceError('NBD_EXPORT_UNKNOWN', `there is no export ${id}`);
+        return {};
+      }),
+      restore: answer('restore', () => fakeResults.restore),
+      check: answer('check', () => fakeResults.check),
+      catalogRebuild: answer('catalogRebuild', () => fakeResults.rebuild),
+      delete: answer('delete', () => fakeResults.delete),
+      undelete: answer('undelete', () => fakeResults.delete),
+      gc: answer('gc', () => fakeResults.gc),
+      [Symbol.asyncDispose]: async () => {
+        await this.onDispose();
+        this.isDisposed = true;
+      },
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.onDispose();
+    this.isDisposed = true;
+  }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { processIo } from '../../appliance/cli/io.ts';
+import { runCli } from '../../appliance/cli/run-cli.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
+import { FileLock } from '../../appliance/core/file-lock.ts';
+import { FakeAppliance, type FakeBehaviour, fakeResults } from './fake-appliance.ts';
+
+/*
+ * The command line as a process, over a fake appliance: processes, signals, sockets, locks and streams are real.
+ * FAKE_BEHAVIOUR chooses what it does: `no-booted` (nothing runs), `fail-open`, `slow-backup` (until aborted).
+ */
+
+const chosen = process.env['FAKE_BEHAVIOUR'] ?? '';
+
+const behaviours: Readonly<Record<string, FakeBehaviour>> = {
+  'no-booted': { booted: async () => [] },
+  'slow-backup': {
+    backup: async (_params, context) => {
+      context.onNotice('the backup has begun');
+      await delay(60_000, undefined, { signal: context.signal });
+      return fakeResults.backup;
+    },
+  },
+};
+
+process.exitCode = await runCli(process.argv.slice(2), processIo(homedir()), {
+  openAppliance: async ({ stateDirectory }) => {
+    if (chosen === 'fail-open') throw new ApplianceError('CATALOG_DAMAGED', 'the catalog is damaged');
+    const lock = await FileLock.acquire(join(stateDirectory, 'lock'));
+    return new FakeAppliance(behaviours[chosen], () => lock.release()).asAppliance();
+  },
+  initialize: async ({ stateDirectory }) => ({
+    repository: join(stateDirectory, 'repository'),
+    repositoryId: fakeResults.status.repositoryId,
+    recoveryKey: 'AAAA-BBBB',
+  }),
+  selfCommand: [process.execPath, fileURLToPath(import.meta.url)],
+});
