@@ -32,13 +32,10 @@ export async function makeTlsKeys(folder: string): Promise<TlsKeys> {
   await template('client', ['cn = a client', 'tls_www_client', 'signing_key']);
   const ca = ['--load-privkey', file('ca-key.pem'), '--template', file('ca.info'), '--outfile', file('ca-cert.pem')];
   await run('certtool', ['--generate-self-signed', ...ca]);
+  const authority = ['--load-ca-certificate', file('ca-cert.pem'), '--load-ca-privkey', file('ca-key.pem')];
   for (const name of ['server', 'client']) {
-    await run('certtool', [
-      '--generate-certificate',
-      ...['--load-ca-certificate', file('ca-cert.pem'), '--load-ca-privkey', file('ca-key.pem')],
-      ...['--load-privkey', file(`${name}-key.pem`), '--template', file(`${name}.info`)],
-      ...['--outfile', file(`${name}-cert.pem`)],
-    ]);
+    const own = ['--load-privkey', file(`${name}-key.pem`), '--template', file(`${name}.info`)];
+    await run('certtool', ['--generate-certificate', ...authority, ...own, '--outfile', file(`${name}-cert.pem`)]);
   }
   const read = (name: string): Promise<Buffer> => readFile(file(name));
   return {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Duplex } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { SMALL_SLAB_BYTES, type Slab, type SlabPool } from './slab-pool.ts';
 
 /** A run of bytes in a slab, reserved for one reply (or for several that lie side by side, once they are complete). */
@@ -31,7 +31,7 @@ const FLUSH_BYTES = 512 * 1024;
  * the header), `push` it. All replies that become complete within one turn of the event loop leave in one write.
  */
 export class Outbox {
-  readonly #stream: Duplex;
+  readonly #stream: Writable;
   readonly #pool: SlabPool;
   readonly #owner: OutboxOwner;
   readonly #written = new Set<Batch>();
@@ -44,7 +44,7 @@ export class Outbox {
   #isBurst = false;
   #isClosed = false;
 
-  constructor(stream: Duplex, pool: SlabPool, owner: OutboxOwner) {
+  constructor(stream: Writable, pool: SlabPool, owner: OutboxOwner) {
     this.#stream = stream;
     this.#pool = pool;
     this.#owner = owner;

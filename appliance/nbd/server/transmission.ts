@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Duplex } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { CMD, CMD_FLAG, EXTENDED_REQUEST_BYTES, NBD_ERRNO, REQUEST_BYTES } from '../protocol.ts';
 import type { BudgetWaiter, ByteBudget } from './byte-budget.ts';
 import type { ByteQueue } from './byte-queue.ts';
@@ -58,7 +58,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   #isBlocked = false;
   #isTaking = false;
 
-  constructor(host: TransmissionHost, session: Session, stream: Duplex) {
+  constructor(host: TransmissionHost, session: Session, stream: Writable) {
     this.session = session;
     this.#host = host;
     this.#isExtended = session.style === 'extended';
