@@ -87,7 +87,7 @@ export class OperationRun {
   private async perform(): Promise<ErrorCode | undefined> {
     try {
       const result = await callOperation(this.options, this.context());
-      this.send({ result: this.name === 'status' ? { ...result, servicePid: process.pid } : result });
+      this.send({ result });
       if (this.name === 'export') await this.holdExport((result as ExportReport).id);
       return undefined;
     } catch (thrown) {

@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { CommandRun, type CommonOptions, type Outcome } from './command-run.ts';
 import { formatExamples } from './examples.ts';
+import { capitalized } from './format.ts';
 import type { CliRun } from './run-cli.ts';
 
 /** A command of `understudy`, in one place: what it takes, what it does, how it is explained. */
@@ -47,4 +48,13 @@ export function defineCommand<Options extends object>(
     run.emit(outcome);
     cli.result.exitCode = outcome.exitCode ?? cli.result.exitCode;
   });
+}
+
+/** A word that only groups commands: `machine` of `machine list`. */
+export function defineGroup(parent: Command, name: string, summary: string): Command {
+  return parent
+    .command(name)
+    .summary(summary)
+    .description(`${capitalized(summary)}.`)
+    .helpCommand(false);
 }

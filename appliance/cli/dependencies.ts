@@ -7,6 +7,8 @@ export interface OpenOptions {
   /** The libvirt URI to use where an operation names none. */
   readonly connect?: string;
   readonly logger?: Logger;
+  /** The process that serves booted machines; others leave them to it. */
+  readonly isService?: boolean;
 }
 
 export interface InitOptions {

@@ -39,7 +39,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
     .description('Backup for virtual machines: every state kept, any state booted at once.')
     .version(programVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'explain a command')
-    .helpCommand(false)
+    .addHelpCommand(helpCommand())
     .option('--json', 'print one JSON document instead of text')
     .option('--state <dir>', 'state directory')
     .addHelpText('after', `\n${overview(stateDirectory(undefined, io))}`);
@@ -61,17 +61,24 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   return program;
 }
 
+/** `understudy help backup`, which many try first. */
+function helpCommand(): Command {
+  return new Command('help').argument('[command]').description('explain a command').helpGroup('Maintain:');
+}
+
 /** `machine list|show`, `points [machine]`. */
 function subcommandTerm(command: Command): string {
   const children = command.commands.map((child) => child.name());
-  const args = command.registeredArguments.map(({ required, name }) => (required ? `<${name()}>` : `[${name()}]`));
+  const args = command.registeredArguments.map((argument) =>
+    argument.required ? `<${argument.name()}>` : `[${argument.name()}]`,
+  );
   return [command.name(), ...(children.length === 0 ? args : [children.join('|')])].join(' ');
 }
 
 function overview(state: string): string {
   const start = formatExamples([
     ['understudy init', 'create the repository; prints its recovery key'],
-    ['understudy machine list', 'what can be protected'],
+    ['understudy machine list', 'the machines, and how each disk is protected'],
     ['understudy backup web', 'take a recovery point of the machine `web`'],
     ['understudy points', 'the recovery points that exist'],
     ['understudy boot web@latest', 'start it again beside the original, at once'],

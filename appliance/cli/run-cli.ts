@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { CommanderError } from 'commander';
+import { type Command, CommanderError } from 'commander';
 import { asApplianceError, encodeError } from '../api/wire-error.ts';
-import { EXIT_CODES } from '../core/error-codes.ts';
-import { ApplianceError } from '../core/errors.ts';
+import { ERROR_TABLE, EXIT_CODES } from '../core/error-codes.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { CliDependencies } from './dependencies.ts';
 import { plain } from './format.ts';
 import type { CliIo } from './io.ts';
@@ -32,17 +32,18 @@ export async function runCli(argv: readonly string[], io: CliIo, dependencies: C
   });
   const run: CliRun = { io, dependencies, signal: interruption.signal, result: { exitCode: EXIT_CODES.ok } };
   const usage = { text: '' };
+  const program = buildProgram(run, (text) => {
+    usage.text += text;
+  });
   try {
-    const program = buildProgram(run, (text) => {
-      usage.text += text;
-    });
     if (argv.length === 0) program.outputHelp();
-    else await program.parseAsync(argv, { from: 'user' });
+    else await program.parseAsync(argv[0] === 'help' ? [...argv.slice(1), '--help'] : argv, { from: 'user' });
     return run.result.exitCode;
   } catch (thrown) {
     if (thrown instanceof CommanderError && thrown.exitCode === 0) return EXIT_CODES.ok;
     const error = thrown instanceof CommanderError ? usageError(thrown, usage.text) : thrown;
-    return printError(error, { io, isJson: wantsJson(argv), signal: interruption.signal });
+    const shown = withHelpHint(error, program, argv);
+    return printError(shown, { io, isJson: wantsJson(argv), signal: interruption.signal });
   }
 }
 
@@ -76,6 +77,22 @@ function usageError(error: CommanderError, usageText: string): ApplianceError {
     ...(suggestion === undefined ? {} : { hint: `Did you mean ${suggestion}?` }),
     details: { reason: error.code },
   });
+}
+
+/** A wrong argument, with the help to look at in place of the general hint. */
+function withHelpHint(error: unknown, program: Command, argv: readonly string[]): unknown {
+  if (!hasCode(error, 'BAD_ARGUMENT') || error.hint !== ERROR_TABLE.BAD_ARGUMENT.hint) return error;
+  let command = program;
+  const path = [program.name()];
+  for (const word of argv) {
+    const child: Command | undefined = command.commands.find((one) => one.name() === word);
+    if (child === undefined) continue;
+    command = child;
+    path.push(word);
+  }
+  const { message, details, cause } = error;
+  const hint = `\`${path.join(' ')} --help\` shows what it takes.`;
+  return new ApplianceError('BAD_ARGUMENT', message, { details, cause, hint });
 }
 
 /** Also for a command line that cannot be parsed. */

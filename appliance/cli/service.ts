@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { destination, type Logger, pino } from 'pino';
+import { destination, type Logger, pino, stdTimeFunctions } from 'pino';
 import { connectAppliance } from '../api/connect-appliance.ts';
 import { ControlServer } from '../api/control-server.ts';
 import type { Appliance } from '../api/operations.ts';
@@ -54,7 +54,7 @@ export async function runService(options: ServiceOptions): Promise<void> {
     };
     const server = await ControlServer.listen({ appliance, stateDirectory, logger, onDefect });
     try {
-      logger.info({ state: stateDirectory, socket: server.path, pid: process.pid }, 'serving');
+      logger.info({ state: stateDirectory, socket: server.path }, 'serving');
       options.onReady({ pid: process.pid, state: stateDirectory, socket: server.path });
       await end.promise;
       logger.info('stopping');
@@ -73,7 +73,13 @@ async function takeState(options: ServiceOptions, logger: Logger): Promise<Appli
   const { stateDirectory, connect, dependencies, signal } = options;
   const connection = await connectAppliance({
     stateDirectory,
-    open: () => dependencies.openAppliance({ stateDirectory, logger, ...(connect === undefined ? {} : { connect }) }),
+    open: () =>
+      dependencies.openAppliance({
+        stateDirectory,
+        logger,
+        isService: true,
+        ...(connect === undefined ? {} : { connect }),
+      }),
     signal,
     onNotice: (sentence) => logger.info(sentence),
   });
@@ -111,7 +117,7 @@ async function within(limitMs: number, work: PromiseLike<void>, onLate: () => vo
 
 /** JSON lines, written before the call returns: what led to the end of a process must not be lost with it. */
 function openLog({ logFile, logLevel, io }: ServiceOptions): Logger {
-  const options = { level: logLevel, base: { pid: process.pid } };
+  const options = { level: logLevel, base: { pid: process.pid }, timestamp: stdTimeFunctions.isoTime };
   if (logFile === undefined) return pino(options, io.stderr);
   try {
     return pino(options, destination({ dest: logFile, sync: true, append: true, mode: 0o600 }));

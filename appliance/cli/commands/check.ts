@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { CheckFinding, CheckReport, RebuildReport } from '../../api/operations.ts';
 import { EXIT_CODES } from '../../core/error-codes.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
-import { defineCommand } from '../define-command.ts';
+import { defineCommand, defineGroup } from '../define-command.ts';
 import { count, formatBytes, formatDuration, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import type { Paint } from '../style.ts';
@@ -26,10 +26,7 @@ export function addCheck(program: Command, cli: CliRun): void {
     options: (command) => command.option('--read-data', 'read and verify all data'),
     action: check,
   });
-  const catalog = program
-    .command('catalog')
-    .summary('the index of the repository')
-    .description('The catalog: an index of the repository that can be made again from it.');
+  const catalog = defineGroup(program, 'catalog', 'make the catalog again from the repository');
   defineCommand(catalog, cli, {
     usage: 'rebuild',
     summary: 'make the catalog again from the repository',

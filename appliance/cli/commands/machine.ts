@@ -2,16 +2,13 @@
 import type { Command } from 'commander';
 import type { MachineDetails, MachineDisk, MachineSummary } from '../../api/operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
-import { defineCommand } from '../define-command.ts';
+import { defineCommand, defineGroup } from '../define-command.ts';
 import { capitalized, formatAge, formatBytes, formatTime, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
 
 export function addMachine(program: Command, cli: CliRun): void {
-  const machine = program
-    .command('machine')
-    .summary('machines and what of them can be protected')
-    .description('Machines of the hypervisor, their disks, and what of them can be protected.');
+  const machine = defineGroup(program, 'machine', 'the machines, and what of them can be protected');
   defineCommand(machine, cli, {
     usage: 'list',
     summary: 'list the machines of the hypervisor',

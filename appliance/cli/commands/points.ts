@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { PointDetails, PointSummary } from '../../api/operations.ts';
 import type { PointDisk } from '../../repository/manifest.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
-import { defineCommand } from '../define-command.ts';
+import { defineCommand, defineGroup } from '../define-command.ts';
 import { count, formatAge, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
@@ -23,7 +23,7 @@ export function addPoints(program: Command, cli: CliRun): void {
     ],
     action: points,
   });
-  const point = program.command('point').summary('one recovery point').description('One recovery point.');
+  const point = defineGroup(program, 'point', 'show one recovery point');
   defineCommand(point, cli, {
     usage: 'show <point>',
     summary: 'show what a recovery point holds',
