@@ -38,7 +38,7 @@ type Phase = 'haggling' | 'securing' | 'transmission' | 'closing' | 'closed';
 const MAX_QUEUED_BYTES = 128 * 1024;
 
 /** So long a peer may take to accept the last bytes and the end of a connection that is over. */
-const LINGER_MS = 5_000;
+const LINGER_MS = 2_000;
 
 /** One client: socket, handshake, transmission, and their ends. */
 export class Connection implements HagglingHost, TransmissionHost, ExportUser {

@@ -10,6 +10,12 @@ export type ListenAddress =
   /** Port 0 takes any free one. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number };
 
+export interface ListenEvents {
+  readonly onSocket: (socket: Socket) => void;
+  /** A connection could not be accepted. */
+  readonly onRefused: (reason: Error) => void;
+}
+
 /** Longest path of a unix socket on Linux, without its terminating zero. (unix(7)) */
 const MAX_UNIX_PATH_BYTES = 107;
 const OWNER_ONLY = 0o600;
@@ -23,14 +29,17 @@ const PROBE_MS = 2_000;
  * with its mode (0600); a file of a dead listener is replaced, one of a living listener and anything that is not a socket
  * is not. Errors: LOCKED, NBD_LISTEN_FAILED, BAD_ARGUMENT.
  */
-export async function listenSocket(address: ListenAddress, onSocket: (socket: Socket) => void): Promise<Server> {
+export async function listenSocket(address: ListenAddress, events: ListenEvents): Promise<Server> {
   const server = createServer(
     { allowHalfOpen: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_DELAY_MS },
-    onSocket,
+    events.onSocket,
   );
+  server.on('drop', () => events.onRefused(new ApplianceError('LOCKED', 'the limit of connections is reached')));
   try {
     if (address.kind === 'tcp') await listening(server, () => server.listen(address.port, address.host));
     else await listenUnix(server, address.path, address.mode ?? OWNER_ONLY);
+    // From here on an error is one of accept(), such as a lack of file descriptors; the server goes on listening.
+    server.on('error', events.onRefused);
   } catch (error) {
     if (error instanceof ApplianceError) throw error;
     const isTaken = systemErrorCode(error) === 'EADDRINUSE';

@@ -11,8 +11,10 @@ import { type ExportOptions, type ExportUser, NbdExport } from './nbd-export.ts'
 import { checkTls, type ServerTls } from './server-tls.ts';
 import { SlabPool } from './slab-pool.ts';
 
-/** What happened on a server, for logs; connections are numbered from 1. */
-export type ServerEvent = { readonly connection: number } & ConnectionEvent;
+/** What happened on a server, for logs; connections are numbered from 1. `refused`: one could not be accepted. */
+export type ServerEvent =
+  | ({ readonly connection: number } & ConnectionEvent)
+  | { readonly kind: 'refused'; readonly reason: Error };
 
 export interface ServerOptions {
   readonly listen: ListenAddress;
@@ -67,7 +69,10 @@ export class NbdServer implements AsyncDisposable {
     if (options.tls !== undefined) checkTls(options.tls);
     const server = new NbdServer(options);
     try {
-      server.#socket = await listenSocket(options.listen, (socket) => server.#accept(socket));
+      server.#socket = await listenSocket(options.listen, {
+        onSocket: (socket) => server.#accept(socket),
+        onRefused: (reason) => options.onEvent?.({ kind: 'refused', reason }),
+      });
     } catch (error) {
       clearInterval(server.#stallTimer);
       throw error;

@@ -34,6 +34,9 @@ interface Arrival {
   receivedBytes: number;
 }
 
+/** So much is started at most before others get their turn on the event loop: copying it takes a few milliseconds. */
+const MAX_BURST_BYTES: number = 4 * 1024 * 1024;
+
 const DRAINING: Failure = { errno: NBD_ERRNO.ESHUTDOWN, message: 'the server is shutting down' };
 
 /**
@@ -55,6 +58,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   #arrival: Arrival | undefined;
   #inFlight = 0;
   #heldBytes = 0;
+  #burstBytes = 0;
   #isBlocked = false;
   #isTaking = false;
 
@@ -83,8 +87,14 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     if (this.#isTaking) return;
     this.#isTaking = true;
     this.#isBlocked = false;
+    this.#burstBytes = 0;
     this.#outbox.beginBurst();
     while (this.#phase === 'open' || this.#phase === 'draining') {
+      if (this.#burstBytes > MAX_BURST_BYTES) {
+        this.#isBlocked = true;
+        setImmediate(() => this.#host.onInputWanted());
+        break;
+      }
       if (this.#arrival !== undefined) {
         if (!this.#receive(input, this.#arrival)) break;
       } else if (!input.hasHead(this.#headerBytes) || !this.#next(input)) break;
@@ -193,6 +203,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     }
     this.#inFlight += 1;
     this.#heldBytes += costBytes;
+    this.#burstBytes += costBytes;
     return true;
   }
 
