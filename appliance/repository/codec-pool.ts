@@ -96,7 +96,13 @@ export class CodecPool {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#fail(new ApplianceError('CLOSED', 'the repository was closed'));
-    await Promise.all(this.#members.map((member) => member.worker.terminate()));
+    await Promise.all(
+      this.#members.map(({ worker }) => {
+        // Idle workers are unreferenced: without this nothing would keep the process until they have ended.
+        worker.ref();
+        return worker.terminate();
+      }),
+    );
   }
 
   #start(data: CodecWorkerData): Member {
@@ -165,7 +171,7 @@ export class CodecPool {
     for (const member of this.#members) {
       for (const pending of member.pending.values()) pending.reject(this.#failure);
       member.pending.clear();
-      member.worker.unref();
+      if (!this.#isClosed) member.worker.unref();
     }
   }
 }
