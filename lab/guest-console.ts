@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
 
 export interface GuestResult {
@@ -49,10 +50,10 @@ export class GuestConsole implements AsyncDisposable {
 
   /** Connects and waits until the guest's shell answers. Throws TIMED_OUT when the guest does not come up. */
   static async connect(socketPath: string, timeoutMs: number = READY_TIMEOUT_MS): Promise<GuestConsole> {
-    const deadline = performance.now() + timeoutMs;
+    const deadline = systemClock.elapsedMs() + timeoutMs;
     const console = new GuestConsole(await connectUntil(socketPath, deadline));
     try {
-      await console.run('true', { timeoutMs: Math.max(1, deadline - performance.now()) });
+      await console.run('true', { timeoutMs: Math.max(1, deadline - systemClock.elapsedMs()) });
       return console;
     } catch (error) {
       await console.close();
@@ -134,7 +135,7 @@ async function connectUntil(socketPath: string, deadline: number): Promise<Socke
     try {
       return await connectOnce(socketPath);
     } catch (cause) {
-      if (performance.now() > deadline) {
+      if (systemClock.elapsedMs() > deadline) {
         throw new ApplianceError('TIMED_OUT', `nothing listens on ${socketPath}`, { cause });
       }
       await delay(CONNECT_RETRY_MS);

@@ -6,6 +6,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
 
 export interface PrivateLibvirtOptions {
@@ -13,6 +14,13 @@ export interface PrivateLibvirtOptions {
   readonly directory?: string;
   /** Kept between runs, because libvirt examines every QEMU for seconds the first time. */
   readonly cacheDirectory?: string;
+  /** Also listens for TLS on the loopback address; the files are in PEM format. */
+  readonly tls?: {
+    readonly port: number;
+    readonly authorityPath: string;
+    readonly certificatePath: string;
+    readonly keyPath: string;
+  };
 }
 
 /** Unix socket paths end at 107 bytes; libvirt's longest below the directory needs 55 of them. */
@@ -34,13 +42,15 @@ export class PrivateLibvirt implements AsyncDisposable {
   readonly logPath: string;
   readonly #environment: NodeJS.ProcessEnv;
   readonly #ownsDirectory: boolean;
+  readonly #tls: PrivateLibvirtOptions['tls'];
   #daemon: ChildProcess | undefined;
 
-  private constructor(directory: string, cacheDirectory: string, ownsDirectory: boolean) {
+  private constructor(directory: string, cacheDirectory: string, options: PrivateLibvirtOptions) {
     this.directory = directory;
     this.logPath = join(directory, 'libvirtd.log');
     this.uri = `qemu+unix:///session?socket=${join(directory, 'r', 'libvirt', 'libvirt-sock')}`;
-    this.#ownsDirectory = ownsDirectory;
+    this.#ownsDirectory = options.directory === undefined;
+    this.#tls = options.tls;
     this.#environment = {
       PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`,
       HOME: directory,
@@ -58,7 +68,7 @@ export class PrivateLibvirt implements AsyncDisposable {
       throw new ApplianceError('BAD_ARGUMENT', `the path is too long for libvirt's sockets: ${directory}`);
     }
     const cache = options.cacheDirectory ?? defaultCacheDirectory();
-    const libvirt = new PrivateLibvirt(directory, cache, options.directory === undefined);
+    const libvirt = new PrivateLibvirt(directory, cache, options);
     await libvirt.#prepare();
     await libvirt.startDaemon();
     return libvirt;
@@ -73,6 +83,7 @@ export class PrivateLibvirt implements AsyncDisposable {
   async startDaemon(): Promise<void> {
     const log = openSync(this.logPath, 'a');
     const [command = '', ...args] = daemonCommand();
+    if (this.#tls !== undefined) args.push('--listen', '--config', join(this.directory, 'c/libvirt/libvirtd.conf'));
     const daemon = spawn(command, args, { env: this.#environment, stdio: ['ignore', log, log] });
     closeSync(log);
     const failed = Promise.withResolvers<never>();
@@ -144,12 +155,17 @@ export class PrivateLibvirt implements AsyncDisposable {
       await mkdir(join(this.directory, name), { recursive: true, mode: 0o700 });
     await mkdir(this.#environment['XDG_CACHE_HOME'] ?? '', { recursive: true });
     await writeFile(join(this.directory, 'c/libvirt/qemu.conf'), QEMU_CONF);
+    if (this.#tls === undefined) return;
+    const { port, authorityPath, certificatePath, keyPath } = this.#tls;
+    const settings = ['listen_tls = 1', 'listen_tcp = 0', 'listen_addr = "127.0.0.1"', `tls_port = "${port}"`];
+    settings.push(`ca_file = "${authorityPath}"`, `cert_file = "${certificatePath}"`, `key_file = "${keyPath}"`);
+    await writeFile(join(this.directory, 'c/libvirt/libvirtd.conf'), `${settings.join('\n')}\n`);
   }
 
   async #waitForSocket(daemon: ChildProcess): Promise<void> {
     const socket = join(this.directory, 'r', 'libvirt', 'libvirt-sock');
-    const deadline = performance.now() + START_TIMEOUT_MS;
-    while (performance.now() < deadline) {
+    const deadline = systemClock.elapsedMs() + START_TIMEOUT_MS;
+    while (systemClock.elapsedMs() < deadline) {
       if (daemon.exitCode !== null || daemon.signalCode !== null) break;
       if (await accepts(socket)) return;
       await delay(POLL_MS);
@@ -225,9 +241,9 @@ async function accepts(socketPath: string): Promise<boolean> {
 }
 
 async function waitUntil(condition: () => boolean, timeoutMs: number): Promise<boolean> {
-  const deadline = performance.now() + timeoutMs;
+  const deadline = systemClock.elapsedMs() + timeoutMs;
   while (!condition()) {
-    if (performance.now() > deadline) return false;
+    if (systemClock.elapsedMs() > deadline) return false;
     await delay(POLL_MS);
   }
   return true;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { runTool } from '../../appliance/hypervisor/tool.ts';
 import {
   type InventoryFacts,
   type Machine,
@@ -181,4 +183,36 @@ test(
     assert.deepEqual(on.disks[0]?.source, { kind: 'file', path: join(rig.libvirt.directory, 'machine-vda.qcow2') });
   },
   { requires: LIBVIRT_REQUIREMENTS },
+);
+
+test(
+  'a disk that names a storage volume is found in its pool',
+  async (t) => {
+    const rig = await startLibvirt(t);
+    const directory = join(rig.libvirt.directory, 'pool');
+    await mkdir(directory);
+    const virsh = async (...args: string[]): Promise<void> => {
+      await runTool('virsh', ['-c', rig.libvirt.uri, ...args]);
+    };
+    await virsh('pool-create-as', 'images', 'dir', '--target', directory);
+    await virsh('vol-create-as', 'images', 'data.qcow2', '4M', '--format', 'qcow2');
+    const domain = await rig.connection.define(
+      `<domain type='qemu'><name>m</name><memory>65536</memory><os><type arch='x86_64' machine='pc'>hvm</type></os><devices>
+       <disk type='volume' device='disk'><driver name='qemu' type='qcow2'/><source pool='images' volume='data.qcow2'/><target dev='vda' bus='virtio'/></disk>
+       <disk type='volume' device='disk'><driver name='qemu' type='qcow2'/><source pool='images' volume='absent'/><target dev='vdb' bus='virtio'/></disk>
+       </devices></domain>`,
+    );
+    const { disks } = await readMachine(rig.connection, domain);
+    assert.deepEqual(
+      disks.map(({ source, sizeBytes }) => ({ source, sizeBytes })),
+      [
+        {
+          source: { kind: 'volume', pool: 'images', volume: 'data.qcow2', path: join(directory, 'data.qcow2') },
+          sizeBytes: 4 * 1024 * 1024,
+        },
+        { source: { kind: 'volume', pool: 'images', volume: 'absent', path: null }, sizeBytes: null },
+      ],
+    );
+  },
+  { requires: [...LIBVIRT_REQUIREMENTS, 'virsh'] },
 );

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
@@ -170,6 +171,24 @@ test('a closed connection refuses calls, and closing it twice is allowed', async
   await connection.close();
   assert.equal(connection.isOpen, false);
   await rejectsWith(connection.domains(), 'CLOSED');
+});
+
+test('closing a connection whose daemon hangs takes five seconds and not more', async (t) => {
+  const libvirt = t.use(await PrivateLibvirt.start());
+  const connection = await LibvirtConnection.open(libvirt.uri, { keepAlive: { intervalSeconds: 7, count: 1 } });
+  const pid = libvirt.pid ?? 0;
+  process.kill(pid, 'SIGSTOP');
+  try {
+    const call = connection.domains();
+    call.catch(() => undefined);
+    const startedAt = systemClock.elapsedMs();
+    await connection.close();
+    const tookMs = systemClock.elapsedMs() - startedAt;
+    assert.ok(tookMs < 7000, `${tookMs} ms`);
+    await rejectsWith(connection.domains(), 'CLOSED');
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
 });
 
 test('twenty connections open, work and close without leaving threads behind', async (t) => {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { existsSync } from 'node:fs';
 import { GUEST_REQUIREMENTS, startGuest, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
@@ -36,9 +37,9 @@ test('an agent that hangs costs its time limit and not more, and is told apart',
   const { domain, console } = await startGuest(t, rig);
   await connected;
   await console.expect('kill -STOP $(pidof qemu-ga)');
-  const startedAt = performance.now();
+  const startedAt = systemClock.elapsedMs();
   await rejectsWith(domain.fsFreeze({ timeoutSeconds: 1 }), 'AGENT_UNAVAILABLE');
-  assert.ok(performance.now() - startedAt < 15_000);
+  assert.ok(systemClock.elapsedMs() - startedAt < 15_000);
   await console.expect('kill -CONT $(pidof qemu-ga)');
   await domain.fsThaw({ timeoutSeconds: 10 });
   assert.equal(await domain.agentCommand({ execute: 'guest-fsfreeze-status' }), 'thawed');

@@ -79,7 +79,7 @@ export class CallChannel {
     options: CallOptions = {},
   ): Promise<OperationResult<K>> {
     if (this.#failure !== undefined) throw this.#failure;
-    options.signal?.throwIfAborted();
+    if (options.signal?.aborted === true) throw abortError(operation, options.signal);
     const call: PendingCall = {
       id: this.#nextId++,
       operation,
@@ -114,9 +114,20 @@ export class CallChannel {
     const timer = setTimeout(deadline.resolve, deadlineMs);
     await Promise.race([this.#closed.promise, deadline.promise]);
     clearTimeout(timer);
-    this.#worker.unref();
-    // Takes effect when libvirt returns; the exit guard covers a process that ends before.
+    this.#terminate();
+  }
+
+  /** For a connect that nobody waits for any more: nothing is awaited, and the thread ends when libvirt returns. */
+  abandon(): void {
+    this.#failure ??= new ApplianceError('CLOSED', 'the libvirt connection is closed');
+    this.#terminate();
+  }
+
+  /** Takes effect when libvirt returns; the exit guard covers a process that ends before. */
+  #terminate(): void {
     void this.#worker.terminate();
+    // After terminate(), which makes the thread keep the process alive.
+    this.#worker.unref();
   }
 
   #receive(reply: CallReply): void {
@@ -186,7 +197,7 @@ async function waitFor<T>(promise: Promise<T>, operation: string, options: CallO
     given.reject(error);
   }, timeoutMs);
   const onAbort = (): void => {
-    given.reject(new ApplianceError('ABORTED', `${operation} was interrupted`, { cause: signal?.reason }));
+    given.reject(abortError(operation, signal));
   };
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
@@ -195,6 +206,10 @@ async function waitFor<T>(promise: Promise<T>, operation: string, options: CallO
     clearTimeout(timer);
     signal?.removeEventListener('abort', onAbort);
   }
+}
+
+function abortError(operation: string, signal: AbortSignal | undefined): ApplianceError {
+  return new ApplianceError('ABORTED', `${operation} was interrupted`, { cause: signal?.reason });
 }
 
 /**

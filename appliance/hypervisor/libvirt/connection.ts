@@ -69,8 +69,7 @@ export class LibvirtConnection implements AsyncDisposable {
       return connection;
     } catch (error) {
       connection.#unsubscribe();
-      // Not awaited: the thread may be inside a connect that takes its time, and the caller has its answer.
-      void channel.close();
+      channel.abandon();
       throw error;
     }
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setTimeout as delay } from 'node:timers/promises';
+import { systemClock } from '../../core/clock.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import type { CallOptions } from './call-channel.ts';
 import { type Caller, Checkpoint } from './checkpoint.ts';
@@ -193,9 +194,9 @@ export class Domain implements DomainIdentity {
       // It ended meanwhile, or the machine did.
       if (!hasCode(error, 'DOMAIN_WRONG_STATE')) throw error;
     }
-    const deadline = performance.now() + (options.timeoutMs ?? BACKUP_END_TIMEOUT_MS);
+    const deadline = systemClock.elapsedMs() + (options.timeoutMs ?? BACKUP_END_TIMEOUT_MS);
     while (await this.#isBackupRunning(socketPath, options)) {
-      if (performance.now() > deadline) {
+      if (systemClock.elapsedMs() > deadline) {
         throw new ApplianceError('TIMED_OUT', `the backup job of ${this.name} does not end`, {
           details: { socketPath },
         });

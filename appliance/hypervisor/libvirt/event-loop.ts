@@ -33,6 +33,8 @@ export async function startEventLoop(): Promise<EventLoop> {
 }
 
 async function startWorker(): Promise<EventLoop> {
+  // libvirt would print on standard error what arrives here as an error anyway.
+  process.env['LIBVIRT_LOG_OUTPUTS'] ??= '4:file:/dev/null';
   const receivers = new Map<number, Receiver>();
   const worker = new Worker(new URL('./event-worker.ts', import.meta.url), { name: 'libvirt-events' });
   const ready = Promise.withResolvers<EventCallbacks>();

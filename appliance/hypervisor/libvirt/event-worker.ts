@@ -20,6 +20,8 @@ invariant(port !== null, 'the event worker runs in a worker thread');
 
 /** How long the loop sleeps at most, which bounds how long ending the thread takes. */
 const WAKE_INTERVAL_MS = 50;
+/** A loop that only fails would eat a processor and deliver nothing. */
+const MAX_FAILURES_IN_A_ROW = 100;
 const IO_ERROR_ACTIONS = ['none', 'pause', 'report'] as const;
 const AGENT_STATE_CONNECTED = 1;
 
@@ -30,8 +32,10 @@ try {
   const wake = registerCallback('void(int, intptr_t)', () => undefined);
   if (api.virEventAddTimeout(WAKE_INTERVAL_MS, wake, 0, 0) < 0) throw new ApplianceError('LIBVIRT_FAILED', 'no timer');
   send({ kind: 'ready', callbacks: registerCallbacks() });
+  let failuresInARow = 0;
   const turn = (): void => {
-    api.virEventRunDefaultImpl();
+    failuresInARow = api.virEventRunDefaultImpl() < 0 ? failuresInARow + 1 : 0;
+    if (failuresInARow > MAX_FAILURES_IN_A_ROW) throw new ApplianceError('LIBVIRT_FAILED', 'the event loop fails');
     setImmediate(turn);
   };
   turn();

@@ -7,7 +7,7 @@ import type { CallOptions } from './call-channel.ts';
 import type { LibvirtConnection } from './connection.ts';
 import type { Domain } from './domain.ts';
 import { type InventoryFacts, type Machine, type MachineDisk, machineFromXml } from './inventory.ts';
-import { attributeOf, find, parseXml } from './xml.ts';
+import { attributeOf, find, parseXml, textOf } from './xml.ts';
 
 /** All machines of the connection, running or not, in the daemon's order; one that vanishes meanwhile is left out. */
 export async function readMachines(connection: LibvirtConnection, options?: CallOptions): Promise<Machine[]> {
@@ -37,8 +37,7 @@ export async function readMachine(
   const formats: Record<string, string> = {};
   for (const disk of plain.disks) {
     if (disk.protection.kind === 'none') continue;
-    const size = await readSize(domain, disk, options);
-    if (size !== undefined) sizes[disk.target] = size;
+    let size = await readSize(domain, disk, options);
     let path = disk.source?.kind === 'file' || disk.source?.kind === 'block' ? disk.source.path : undefined;
     let format = disk.format;
     if (disk.source?.kind === 'volume') {
@@ -47,7 +46,10 @@ export async function readMachine(
       if (volume !== undefined) volumePaths[disk.target] = volume.path;
       if (volume?.format !== undefined) formats[disk.target] = volume.format;
       format = volume?.format ?? format;
+      // libvirt looks volumes up when the machine starts; before that it cannot tell the disk's size.
+      size ??= volume?.sizeBytes;
     }
+    if (size !== undefined) sizes[disk.target] = size;
     const level = format === 'qcow2' && path !== undefined ? await readCompat(path) : undefined;
     if (level !== undefined) compat[disk.target] = level;
   }
@@ -65,14 +67,27 @@ async function readSize(domain: Domain, disk: MachineDisk, options?: CallOptions
   }
 }
 
+interface ResolvedVolume {
+  readonly path: string;
+  readonly format: string | undefined;
+  readonly sizeBytes: number | undefined;
+}
+
 async function readVolume(
   connection: LibvirtConnection,
   source: { readonly pool: string; readonly volume: string },
   options?: CallOptions,
-): Promise<{ readonly path: string; readonly format: string | undefined } | undefined> {
+): Promise<ResolvedVolume | undefined> {
   try {
     const { path, xml } = await connection.storageVolume(source.pool, source.volume, options);
-    return { path, format: attributeOf(find(parseXml(xml), 'target/format'), 'type') };
+    const volume = parseXml(xml);
+    // libvirt writes it in bytes.
+    const capacity = Number(textOf(find(volume, 'capacity')) ?? 'none');
+    return {
+      path,
+      format: attributeOf(find(volume, 'target/format'), 'type'),
+      sizeBytes: Number.isSafeInteger(capacity) ? capacity : undefined,
+    };
   } catch (error) {
     if (hasCode(error, 'VOLUME_NOT_FOUND', 'LIBVIRT_FAILED')) return undefined;
     throw error;
