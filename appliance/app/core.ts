@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Catalog } from '../catalog/catalog.ts';
+import { reconcile, type ReconcileReport } from '../catalog/reconcile.ts';
+import type { Clock } from '../core/clock.ts';
+import { storageError } from '../core/file-system.ts';
+import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
+import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import { NbdServer } from '../nbd/server/nbd-server.ts';
+import { ProtectService } from '../protect/protect-service.ts';
+import { RecoverService } from '../recover/recover-service.ts';
+import type { RepositoryConfig } from '../repository/config.ts';
+import type { DirectoryStore } from '../repository/directory-store.ts';
+import { Repository } from '../repository/repository.ts';
+import type { StateDirectory } from './state-directory.ts';
+
+/** What stays the same while the appliance is open, whatever becomes of the catalog. */
+export interface Foundation {
+  readonly state: StateDirectory;
+  readonly store: DirectoryStore;
+  readonly config: RepositoryConfig;
+  readonly masterKey: Buffer;
+  readonly clock: Clock;
+}
+
+/** An open catalog and repository that agree. */
+export interface Storage {
+  readonly catalog: Catalog;
+  readonly repository: Repository;
+}
+
+/** The services of an open appliance, in one lifetime: a rebuilt catalog means a new core. */
+export interface Core extends Storage, AsyncDisposable {
+  readonly protect: ProtectService;
+  readonly recover: RecoverService;
+  readonly connections: ConnectionCache;
+  readonly reconciled: ReconcileReport | undefined;
+}
+
+/** Opens catalog and repository and makes them agree. @throws ApplianceError CATALOG_DAMAGED, LOCKED, … */
+export async function openStorage(foundation: Foundation): Promise<Storage & { readonly reconciled: ReconcileReport }> {
+  await using scope = new AsyncDisposableStack();
+  const catalog = scope.use(await Catalog.open(foundation.state.catalogPath));
+  const repository = scope.use(openRepository(foundation, catalog));
+  const reconciled = await reconcile(repository, catalog);
+  scope.move();
+  return { catalog, repository, reconciled };
+}
+
+export function openRepository({ store, config, masterKey }: Foundation, catalog: Catalog): Repository {
+  return new Repository({ store, config, masterKey, index: catalog });
+}
+
+/** Starts the services over an open storage, which belongs to the core from here on. */
+export async function startCore(
+  foundation: Foundation,
+  storage: Storage & { readonly reconciled?: ReconcileReport },
+): Promise<Core> {
+  const { catalog, repository } = storage;
+  const { state, clock } = foundation;
+  await using scope = new AsyncDisposableStack();
+  scope.use(catalog);
+  scope.use(repository);
+  const connections = scope.use(new ConnectionCache());
+  const runtimeDirectory = await prepareDirectory(state.runtimePath, 0o711);
+  const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), 0o711);
+  const nbd = scope.use(await NbdServer.listen({ listen: { kind: 'unix', path: join(runtimeDirectory, 'nbd.sock') } }));
+  const protect = new ProtectService({
+    repository,
+    catalog,
+    clock,
+    runtimeDirectory,
+    scratchDirectory,
+    connect: (uri) => connections.get(uri),
+  });
+  const recover = scope.use(
+    await RecoverService.open({
+      repository,
+      catalog,
+      nbd,
+      clock,
+      stateDirectory: state.path,
+      connectLibvirt: (uri) => LibvirtConnection.open(uri),
+    }),
+  );
+  const resources = scope.move();
+  return {
+    catalog,
+    repository,
+    protect,
+    recover,
+    connections,
+    reconciled: storage.reconciled,
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  };
+}
+
+/** QEMU may run as another user: it must be able to pass through, and no more. */
+async function prepareDirectory(path: string, mode: number): Promise<string> {
+  try {
+    await mkdir(path, { recursive: true, mode });
+    return path;
+  } catch (error) {
+    throw storageError(error, 'create the directory', path);
+  }
+}

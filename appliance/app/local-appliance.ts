@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+import type {
+  Appliance,
+  BackupParams,
+  BackupReport,
+  BootedMachine,
+  BootParams,
+  BootReport,
+  CheckParams,
+  CheckReport,
+  ConnectParams,
+  DeleteReport,
+  ExportParams,
+  ExportReport,
+  GcParams,
+  GcReport,
+  MachineDetails,
+  MachineSummary,
+  OperationContext,
+  PointDetails,
+  PointParams,
+  PointsParams,
+  PointSummary,
+  RebuildReport,
+  RestoreParams,
+  RestoreReport,
+  StatusReport,
+  StopParams,
+  StopReport,
+} from '../api/operations.ts';
+import { rebuildCatalog } from '../catalog/rebuild.ts';
+import { ApplianceError } from '../core/errors.ts';
+import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
+import { byAge, pointsOfMachine, selectPoint } from '../protect/point-selector.ts';
+import { findDomain } from '../protect/protect-service.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
+import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
+import { DEFAULT_GRACE_MS, checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
+import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
+
+export interface LocalOptions {
+  /** The libvirt URI to use where an operation names none. */
+  readonly connect: string;
+  /** True for the process that keeps machines running: it serves the disks of booted machines from the start. */
+  readonly isService: boolean;
+  readonly onNotice: (sentence: string) => void;
+}
+
+/**
+ * The appliance in this process. Catalog, repository and services are opened with the first operation that needs them,
+ * so that `catalog rebuild` works on a catalog that cannot be opened.
+ */
+export class LocalAppliance implements Appliance {
+  readonly #foundation: Foundation;
+  readonly #options: LocalOptions;
+  readonly #onClose: () => Promise<void>;
+  #core: Promise<Core> | undefined;
+  #isRebuilding = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(foundation: Foundation, options: LocalOptions, onClose: () => Promise<void>) {
+    this.#foundation = foundation;
+    this.#options = options;
+    this.#onClose = onClose;
+  }
+
+  /** Opens everything now and, as the service, brings back what an earlier process served. */
+  async start(): Promise<void> {
+    await this.#open();
+  }
+
+  async status(): Promise<StatusReport> {
+    const core = await this.#open();
+    return repositoryStatus(this.#foundation, core, this.#options.isService ? process.pid : null);
+  }
+
+  async machineList(params: ConnectParams): Promise<readonly MachineSummary[]> {
+    const core = await this.#open();
+    const points = await core.catalog.points();
+    const machines = await readMachines(await core.connections.get(this.#uri(params)));
+    return machines.map((machine) => machineSummary(machine, points));
+  }
+
+  async machineShow(params: ConnectParams & { readonly name: string }): Promise<MachineDetails> {
+    const core = await this.#open();
+    const connection = await core.connections.get(this.#uri(params));
+    const domain = await findDomain(connection, params.name);
+    return machineDetails(await readMachine(connection, domain), await core.catalog.points());
+  }
+
+  async backup(params: BackupParams, context: OperationContext): Promise<BackupReport> {
+    const core = await this.#open();
+    const { point, notices } = await core.protect.backup(
+      {
+        target: params.target,
+        name: params.name,
+        connectUri: this.#uri(params),
+        isFullScanRequested: params.fullScan ?? false,
+      },
+      {
+        signal: context.signal,
+        onProgress: (phase, done, total) => context.onProgress({ phase, done, total, unit: 'bytes' }),
+        onNotice: context.onNotice,
+      },
+    );
+    return backupReport(point, notices);
+  }
+
+  async points(params: PointsParams): Promise<readonly PointSummary[]> {
+    const core = await this.#open();
+    const all = await core.catalog.points();
+    if (params.machine === undefined) {
+      return [...Map.groupBy(all, ({ machine }) => machine.id).values()]
+        .sort(([a], [b]) => ((a?.machine.name ?? '') < (b?.machine.name ?? '') ? -1 : 1))
+        .flatMap((points) => points.sort(byAge).map(pointSummary));
+    }
+    const points = pointsOfMachine(all, params.machine);
+    if (points.length === 0) {
+      throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${params.machine}`, {
+        hint: 'List all points with `understudy points`.',
+      });
+    }
+    return points.map(pointSummary);
+  }
+
+  async pointShow(params: PointParams): Promise<PointDetails> {
+    const core = await this.#open();
+    const point = await this.#point(core, params.point);
+    return { point, usedBy: core.recover.usedBy(point.id) };
+  }
+
+  async boot(params: BootParams, context: OperationContext): Promise<BootReport> {
+    const core = await this.#open();
+    const { point, connect, ...wishes } = params;
+    return core.recover.boot(
+      { ...wishes, point: await this.#point(core, point), connect: this.#uri({ connect }) },
+      context,
+    );
+  }
+
+  async booted(): Promise<readonly BootedMachine[]> {
+    return (await this.#open()).recover.booted();
+  }
+
+  async stop(params: StopParams): Promise<StopReport> {
+    return (await this.#open()).recover.stop(params.name, params.discard ?? false);
+  }
+
+  async export(params: ExportParams): Promise<ExportReport> {
+    const core = await this.#open();
+    return core.recover.export({ ...params, point: await this.#point(core, params.point) });
+  }
+
+  async unexport(params: { readonly id: string }): Promise<Record<string, never>> {
+    await (await this.#open()).recover.unexport(params.id);
+    return {};
+  }
+
+  async restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport> {
+    const core = await this.#open();
+    const { point, connect, ...wishes } = params;
+    return core.recover.restore(
+      { ...wishes, point: await this.#point(core, point), connect: this.#uri({ connect }) },
+      context,
+    );
+  }
+
+  async check(params: CheckParams, context: OperationContext): Promise<CheckReport> {
+    return checkRepository(this.#foundation, await this.#open(), params.readData ?? false, context);
+  }
+
+  async catalogRebuild(_params: Record<string, never>, context: OperationContext): Promise<RebuildReport> {
+    if (this.#isRebuilding) throw new ApplianceError('LOCKED', 'the catalog is being rebuilt already');
+    this.#isRebuilding = true;
+    try {
+      return await this.#rebuild(context);
+    } finally {
+      this.#isRebuilding = false;
+    }
+  }
+
+  async delete(params: PointParams & { readonly now?: boolean }): Promise<DeleteReport> {
+    const core = await this.#open();
+    const point = await this.#point(core, params.point);
+    const users = core.recover.usedBy(point.id);
+    if (users.length > 0) {
+      throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
+        details: { users },
+      });
+    }
+    const ref = { machineId: point.machine.id, pointId: point.id };
+    const nowMs = this.#foundation.clock.nowMs();
+    if (params.now === true) await core.repository.manifests.purge(ref);
+    else await core.repository.manifests.delete(ref, nowMs);
+    await core.catalog.deletePoint(point.id);
+    const until = params.now === true ? null : new Date(nowMs + DEFAULT_GRACE_MS).toISOString();
+    return { point: point.id, machine: point.machine.name, recoverableUntil: until };
+  }
+
+  async undelete(params: PointParams): Promise<DeleteReport> {
+    const core = await this.#open();
+    const { manifests } = core.repository;
+    const refs = (await manifests.listDeleted()).filter(({ pointId }) =>
+      pointId.startsWith(params.point.toLowerCase()),
+    );
+    const [ref] = refs;
+    if (ref === undefined)
+      throw new ApplianceError('POINT_NOT_FOUND', `there is no deleted recovery point ${params.point}`);
+    if (refs.length > 1) {
+      throw new ApplianceError('POINT_AMBIGUOUS', `${refs.length} deleted recovery points begin with ${params.point}`, {
+        details: { candidates: refs.map(({ pointId }) => pointId) },
+      });
+    }
+    const point = await manifests.undelete(ref);
+    await core.catalog.putPoint(point);
+    return { point: point.id, machine: point.machine.name, recoverableUntil: null };
+  }
+
+  async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
+    return collectGarbage(this.#foundation, await this.#open(), params.now ?? false, context);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const [core] = await Promise.allSettled([this.#core]);
+    if (core?.status === 'fulfilled') await core.value?.[Symbol.asyncDispose]();
+    await this.#onClose();
+  }
+
+  #open(): Promise<Core> {
+    if (this.#isRebuilding) return Promise.reject(new ApplianceError('LOCKED', 'the catalog is being rebuilt'));
+    if (this.#closing !== undefined)
+      return Promise.reject(new ApplianceError('CLOSED', 'the appliance is being closed'));
+    if (this.#core === undefined) {
+      const opening = this.#start();
+      this.#core = opening;
+      opening.catch(() => {
+        // The next operation tries again: what was wrong may have been repaired.
+        if (this.#core === opening) this.#core = undefined;
+      });
+    }
+    return this.#core;
+  }
+
+  async #start(): Promise<Core> {
+    await this.#foundation.store.removeStaged();
+    const core = await startCore(this.#foundation, await openStorage(this.#foundation));
+    await this.#settleIn(core);
+    return core;
+  }
+
+  /** What an earlier process may have left: guests that are frozen, machines that wait for their disks. */
+  async #settleIn(core: Core): Promise<void> {
+    const { damaged = [], lostPoints = [], missingContents = 0 } = core.reconciled ?? {};
+    for (const { object, message } of damaged) this.#options.onNotice(`${object} is damaged: ${message}`);
+    for (const point of lostPoints) this.#options.onNotice(`the manifest of recovery point ${point} is gone`);
+    if (missingContents > 0)
+      this.#options.onNotice(`${missingContents} contents are missing; run \`understudy check\``);
+    for (const sentence of await core.protect.thawLeftovers()) this.#options.onNotice(sentence);
+    if (!this.#options.isService) return;
+    const { restored, problems } = await core.recover.restoreSessions();
+    for (const sentence of [...restored, ...problems]) this.#options.onNotice(sentence);
+  }
+
+  async #rebuild(context: OperationContext): Promise<RebuildReport> {
+    const { clock, state } = this.#foundation;
+    const startedMs = clock.elapsedMs();
+    const [core] = await Promise.allSettled([this.#core]);
+    if (core?.status === 'fulfilled' && core.value !== undefined) {
+      const { recover } = core.value;
+      const users = recover.heldPoints().flatMap(({ id }) => recover.usedBy(id));
+      if (users.length > 0) {
+        throw new ApplianceError('POINT_IN_USE', `the catalog is in use by ${users.join(', ')}`, {
+          details: { users },
+        });
+      }
+      this.#core = undefined;
+      await core.value[Symbol.asyncDispose]();
+    }
+    const { catalog, repository, report } = await rebuildCatalog({
+      directory: state.catalogPath,
+      openRepository: (fresh) => openRepository(this.#foundation, fresh),
+      signal: context.signal,
+      onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
+    });
+    const totals = await catalog.totals();
+    this.#core = startCore(this.#foundation, { catalog, repository });
+    await this.#settleIn(await this.#core);
+    const problems = report.damaged.map(({ object, message }) => `${object}: ${message}`);
+    for (const stray of report.strays) problems.push(`${stray} does not belong into a repository`);
+    if (!report.hasKeptRecords) problems.push('the history of runs could not be read from the old catalog');
+    return {
+      points: report.listedPoints.length,
+      packs: totals.packs,
+      chunks: totals.frames,
+      problems,
+      durationMs: Math.round(clock.elapsedMs() - startedMs),
+    };
+  }
+
+  async #point(core: Core, expression: string): Promise<RecoveryPoint> {
+    return selectPoint(await core.catalog.points(), expression);
+  }
+
+  #uri(params: { readonly connect?: string | undefined }): string {
+    return params.connect ?? this.#options.connect;
+  }
+}

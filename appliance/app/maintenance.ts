@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { CheckReport, GcReport, OperationContext, StatusReport } from '../api/operations.ts';
+import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
+import { check } from '../repository/scrub.ts';
+import type { Core, Foundation } from './core.ts';
+
+export { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
+
+/** What the repository holds, from the catalog's sums: no data is read. */
+export async function repositoryStatus(
+  foundation: Foundation,
+  core: Core,
+  servicePid: number | null,
+): Promise<StatusReport> {
+  const points = await core.catalog.points();
+  const totals = await core.catalog.totals();
+  const logicalBytes = points.reduce(
+    (sum, { disks }) => sum + disks.reduce((part, disk) => part + disk.dataBytes, 0),
+    0,
+  );
+  return {
+    state: foundation.state.path,
+    repository: foundation.store.root,
+    repositoryId: foundation.config.id,
+    encryption: foundation.config.encryption,
+    chunkBytes: foundation.config.chunkBytes,
+    points: points.length,
+    machines: new Set(points.map(({ machine }) => machine.id)).size,
+    logicalBytes,
+    uniqueBytes: totals.uniqueBytes,
+    storedBytes: totals.storedBytes,
+    servicePid,
+  };
+}
+
+/** Frees what no point reaches; errors as `repository/garbage-collector.ts`. */
+export async function collectGarbage(
+  { clock }: Foundation,
+  { repository, catalog }: Core,
+  isNow: boolean,
+  context: OperationContext,
+): Promise<GcReport> {
+  const startedMs = clock.elapsedMs();
+  const result = await collect(repository, catalog, {
+    clock,
+    graceMs: isNow ? 0 : DEFAULT_GRACE_MS,
+    signal: context.signal,
+    onProgress: ({ phase, done, total }) => context.onProgress({ phase, done, total: total ?? 0, unit: 'items' }),
+  });
+  if (result.clockDoubt !== 'none') {
+    context.onNotice('the clock is not trusted: deleted points were kept although their grace period seems to be over');
+  }
+  const { liveBytes, packsDeleted, packsRewritten, freedBytes, pointsInGrace, pointsPurged } = result;
+  const durationMs = Math.round(clock.elapsedMs() - startedMs);
+  return { liveBytes, packsDeleted, packsRewritten, freedBytes, pointsInGrace, pointsPurged, durationMs };
+}
+
+/** Looks for damage; errors as `repository/scrub.ts`. What is found is in the report, not thrown. */
+export async function checkRepository(
+  { clock }: Foundation,
+  { repository, catalog }: Core,
+  readData: boolean,
+  context: OperationContext,
+): Promise<CheckReport> {
+  const startedMs = clock.elapsedMs();
+  const result = await check(repository, catalog, {
+    readData,
+    signal: context.signal,
+    onProgress: ({ phase, done, total }) =>
+      context.onProgress({ phase: `checking ${phase}`, done, total: total ?? 0, unit: 'items' }),
+  });
+  if (result.omittedFindings > 0) context.onNotice(`${result.omittedFindings} more findings are not listed`);
+  return {
+    ok: result.isClean,
+    readData,
+    points: result.points,
+    packs: result.packs,
+    nodes: result.nodes,
+    chunks: result.chunks,
+    readBytes: result.readBytes,
+    durationMs: Math.round(clock.elapsedMs() - startedMs),
+    findings: result.findings.map(({ object, what, touches }) => ({
+      what,
+      object,
+      touches: touches.map(({ pointId, machine, disk, attachment, offset, length }) => ({
+        point: pointId,
+        machine,
+        disk: disk ?? attachment ?? '',
+        offset,
+        length,
+      })),
+    })),
+  };
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Logger } from 'pino';
+import type { Appliance } from './api/operations.ts';
+import { initialize as initializeWith, type Initialized } from './app/initialize.ts';
+import { LocalAppliance } from './app/local-appliance.ts';
+import { StateDirectory } from './app/state-directory.ts';
+import { systemClock } from './core/clock.ts';
+import { ApplianceError } from './core/errors.ts';
+import { FileLock } from './core/file-lock.ts';
+import { checkMasterKey, loadConfig } from './repository/config.ts';
+import { DirectoryStore } from './repository/directory-store.ts';
+
+/** The wiring: which implementation stands behind each port. */
+
+export interface OpenOptions {
+  readonly stateDirectory: string;
+  /** The libvirt URI to use where an operation names none. */
+  readonly connect?: string;
+  readonly logger?: Logger;
+  /** The process that serves booted machines; others leave them to it. */
+  readonly isService?: boolean;
+}
+
+export interface InitOptions {
+  readonly stateDirectory: string;
+  readonly repository?: string;
+  readonly encryption: boolean;
+  /** Work with the repository in this directory instead of creating one. */
+  readonly from?: string;
+  readonly recoveryKey?: string;
+}
+
+/** Makes a state directory and its repository. Errors as `app/initialize.ts`. */
+export function initialize(options: InitOptions): Promise<Initialized> {
+  return initializeWith({ ...options, clock: systemClock });
+}
+
+/**
+ * Takes a state directory and its repository for this process. The catalog is opened with the first operation, or now
+ * for the service.
+ * @throws ApplianceError LOCKED, REPOSITORY_NOT_FOUND, REPOSITORY_KEY, REPOSITORY_FORMAT, CATALOG_DAMAGED
+ */
+export async function openAppliance(options: OpenOptions): Promise<Appliance> {
+  const state = new StateDirectory(options.stateDirectory);
+  await using scope = new AsyncDisposableStack();
+  scope.use(await state.lock());
+  const { repository, repositoryId } = await state.load();
+  const store = await DirectoryStore.openExisting(repository);
+  scope.use(await FileLock.acquire(`${repository}/lock`));
+  const config = await loadConfig(store, repository);
+  if (config.id !== repositoryId) {
+    throw new ApplianceError(
+      'REPOSITORY_FORMAT',
+      `${repository} holds another repository than ${state.path} was made for`,
+    );
+  }
+  const masterKey = await state.loadKey();
+  checkMasterKey(config, masterKey);
+  const foundation = { state, store, config, masterKey, clock: systemClock };
+  const local = {
+    connect: options.connect ?? defaultConnection(),
+    isService: options.isService ?? false,
+    onNotice: (sentence: string): void => options.logger?.warn(sentence),
+  };
+  const resources = scope.move();
+  const appliance = new LocalAppliance(foundation, local, () => resources.disposeAsync());
+  if (options.isService === true) {
+    try {
+      await appliance.start();
+    } catch (error) {
+      await appliance[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+  return appliance;
+}
+
+function defaultConnection(): string {
+  return process.getuid?.() === 0 ? 'qemu:///system' : 'qemu:///session';
+}
