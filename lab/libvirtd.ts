@@ -28,7 +28,8 @@ const MAX_DIRECTORY_LENGTH = 52;
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 3_000;
 const POLL_MS = 20;
-const NAMESPACE_COMMAND = ['unshare', '--user', '--map-user=1000', '--map-group=1000'] as const;
+/** Root becomes Debian's user `daemon` in the namespace: libvirt wants a user that /etc/passwd knows. */
+const NAMESPACE_COMMAND = ['unshare', '--user', '--map-user=1', '--map-group=1'] as const;
 const QEMU_CONF = ['stdio_handler = "file"', 'security_driver = "none"', ''].join('\n');
 
 /**
