@@ -112,10 +112,10 @@ export class CommandRunner {
 
   async #change(request: Request, payload: Buffer | undefined): Promise<void> {
     const { type, flags, offset, length } = request;
-    const { device, access } = this.#export;
+    const { access } = this.#export;
     const fua = (flags & CMD_FLAG.FUA) !== 0;
     const range = { offset, length };
-    if (type === CMD.FLUSH) return await device.flush();
+    if (type === CMD.FLUSH) return await access.flush();
     if (length === 0) return;
     switch (type) {
       case CMD.WRITE:

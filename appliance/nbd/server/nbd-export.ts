@@ -76,7 +76,7 @@ export class NbdExport {
     this.isReadOnly = device.features.isReadOnly || options.isReadOnly === true;
     this.isListed = options.isListed ?? true;
     this.access = new ByteAccess(device);
-    this.sizeBytes = device.sizeBytes - (device.sizeBytes % device.limits.minimumBytes);
+    this.sizeBytes = device.sizeBytes;
     this.limits = advertisedLimits(device.limits, maxPayloadBytes);
     const allocation: MetaContextSource = (range) => this.#allocation(range);
     this.contexts = new Map([[BASE_ALLOCATION, allocation], ...(options.extraContexts ?? [])]);

@@ -96,7 +96,7 @@ export class NbdServer implements AsyncDisposable {
     return this.#connectionHost.budget.usedBytes;
   }
 
-  /** Offers a device under a name, from now on. Errors: NBD_EXPORT_EXISTS, BAD_ARGUMENT, CLOSED. */
+  /** Offers a device under a name, from now on. Errors: NBD_EXPORT_EXISTS, BAD_ARGUMENT, NOT_SUPPORTED, CLOSED. */
   addExport(options: ExportOptions): NbdExport {
     if (this.#isShuttingDown) throw new ApplianceError('CLOSED', 'the NBD server is closed');
     checkExport(options);
