@@ -49,7 +49,7 @@ export interface Damage extends ChunkLocation {
   readonly what: string;
 }
 
-/** What garbage collection and scrub need besides: the catalog implements it too. */
+/** What garbage collection and check need besides: the catalog implements it too. */
 export interface ManagedIndex extends ChunkIndex {
   /** A copy of what the index knows of every pack. */
   packs(): Promise<Map<PackId, PackInfo>>;
@@ -61,6 +61,10 @@ export interface ManagedIndex extends ChunkIndex {
   clearDamage(id: ContentKey): Promise<void>;
   /** Removes every entry that lies in none of the known packs; settles with the ids. Reads the whole index. */
   purgeDangling(): Promise<ContentKey[]>;
+  /** Every point that is listed. */
+  points(): Promise<RecoveryPoint[]>;
+  /** Lists a point, or corrects what is known of it. */
+  putPoint(point: RecoveryPoint): Promise<void>;
   /** Points whose manifest disappeared without having been deleted: their contents are kept until the operator decides. */
   lostPoints(): Promise<RecoveryPoint[]>;
   /** A small value of the repository's upkeep; undefined when there is none. */

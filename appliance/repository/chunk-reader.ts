@@ -140,6 +140,7 @@ export class ChunkReader {
       offset: at.offset,
       frameBytes: at.frameBytes,
       id: key,
+      verify: 'seal',
       ...out,
     });
   }

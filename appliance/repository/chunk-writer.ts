@@ -69,6 +69,8 @@ export class ChunkWriter implements AsyncDisposable {
   };
   /** Packs that this run depends on, besides those that it writes. */
   readonly pinnedPacks: Set<PackId> = new Set();
+  /** Packs that it has written and made part of the repository. */
+  readonly sealedPacks: Set<PackId> = new Set();
   readonly #context: ChunkWriterContext;
   readonly #onClose: () => void;
   readonly #pending = new Set<ContentKey>();
@@ -340,6 +342,7 @@ export class ChunkWriter implements AsyncDisposable {
     }
     const plainBytes = pack.writer.entries.reduce((sum, entry) => sum + entry.plainBytes, 0);
     this.pinnedPacks.add(pack.writer.packId);
+    this.sealedPacks.add(pack.writer.packId);
     await this.#context.index.addPack(
       pack.writer.packId,
       { packBytes, frames: pack.writer.entries.length, plainBytes },

@@ -41,6 +41,7 @@ export interface DecodeJob {
   readonly id: string;
   readonly outAt: number;
   readonly outBytes: number;
+  readonly verify: Verification;
 }
 
 /** A stored frame to be verified; id and digest are latin1 keys. */
@@ -65,6 +66,13 @@ export interface ForgetJob {
   readonly op: 'forget';
   readonly packIds: readonly string[];
 }
+
+/**
+ * How a decoded content is proven to be the one that its id names. `id`: its HMAC is computed again. `seal`: the AEAD tag,
+ * which covers the id and the stored bytes, and zstd's checksum of the plain bytes; where there is no tag, as `id`.
+ * docs/decisions/0007-verification.md has the reasons and the cost.
+ */
+export type Verification = 'id' | 'seal';
 
 export type CodecJob = HashJob | EncodeJob | DecodeJob | VerifyJob | ForgetJob;
 

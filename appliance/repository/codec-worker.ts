@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash, createHmac, createSecretKey, type KeyObject } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { CONTENT_ID_BYTES, type ContentKey, keyBytes } from '../core/content-id.ts';
 import { ApplianceError, systemErrorCode, toError } from '../core/errors.ts';
 import { parsePackId } from '../core/ids.ts';
@@ -26,6 +26,8 @@ import { derivePackKey } from './keys.ts';
 /** Open pack files and derived keys that a worker keeps; the one not used for the longest time goes first. */
 const MAX_OPEN_PACKS = 64;
 const DIGEST_BYTES = 32;
+/** Answers that wait for each other at most. */
+const MAX_REPLIES_PER_MESSAGE = 4;
 
 const data = workerData as CodecWorkerData;
 const arena = Buffer.from(data.arena);
@@ -78,7 +80,14 @@ function decode(job: DecodeJob): number[] {
   const frame = frameScratch.subarray(0, job.frameBytes);
   readExactly(job, frame, job.offset);
   const into = arena.subarray(job.outAt, job.outAt + job.outBytes);
-  return [codec.decode(frame, keyBytes(job.id as ContentKey), { ...idKeys, pack: packKey(job.packId) }, into)];
+  return [
+    codec.decode(
+      frame,
+      keyBytes(job.id as ContentKey),
+      { ...idKeys, pack: packKey(job.packId), verify: job.verify },
+      into,
+    ),
+  ];
 }
 
 function verify(job: VerifyJob): FrameProblem[] {
@@ -107,7 +116,7 @@ function verifyFrame(job: VerifyJob, frame: FrameToVerify, stored: Buffer): void
   if (frame.digest !== undefined && createHash('sha256').update(stored).digest('binary') !== frame.digest) {
     throw new ApplianceError('REPOSITORY_CORRUPT', 'the stored frame is not what the footer says');
   }
-  const keys = { ...idKeys, pack: packKey(job.packId) };
+  const keys = { ...idKeys, pack: packKey(job.packId), verify: 'id' } as const;
   codec.decode(stored, keyBytes(frame.id as ContentKey), keys, plainScratch);
 }
 
@@ -216,6 +225,22 @@ function answer({ ticket, job }: CodecRequest): CodecReply {
 
 const port = parentPort;
 invariant(port !== null, 'the codec worker runs as a worker thread');
-port.on('message', (requests: readonly CodecRequest[]) => {
-  port.postMessage(requests.map(answer));
+port.on('message', (first: readonly CodecRequest[]) => {
+  let replies: CodecReply[] = [];
+  const send = (): void => {
+    if (replies.length > 0) port.postMessage(replies);
+    replies = [];
+  };
+  // What has queued up meanwhile is taken in the same turn: a message costs as much as a tenth of a chunk.
+  for (let requests: readonly CodecRequest[] | undefined = first; requests !== undefined; requests = nextRequests()) {
+    for (const request of requests) {
+      replies.push(answer(request));
+      if (replies.length >= MAX_REPLIES_PER_MESSAGE) send();
+    }
+  }
+  send();
 });
+
+function nextRequests(): readonly CodecRequest[] | undefined {
+  return port === null ? undefined : (receiveMessageOnPort(port)?.message as readonly CodecRequest[] | undefined);
+}

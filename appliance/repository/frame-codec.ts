@@ -3,6 +3,7 @@ import { createCipheriv, createDecipheriv, createHmac, type KeyObject } from 'no
 import zstd from 'zstd-napi/binding.js';
 import { CONTENT_ID_BYTES } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
+import type { Verification } from './codec-protocol.ts';
 import { FRAME_CIPHER, FRAME_CODEC, FRAME_HEADER_BYTES, FRAME_KIND, type FrameKind } from './format.ts';
 import {
   FRAME_ID_OFFSET,
@@ -36,6 +37,7 @@ export class FrameCodec {
 
   constructor(zstdLevel: number) {
     this.#compressor.setParameter(zstd.CParameter.compressionLevel, zstdLevel);
+    this.#compressor.setParameter(zstd.CParameter.checksumFlag, 1);
   }
 
   /** Bytes that a frame of `plainBytes` may take at most. */
@@ -76,16 +78,11 @@ export class FrameCodec {
 
   /**
    * Decodes a whole frame into `into` (at least its plain length) and returns the plain length. Checked on every call:
-   * the header, that the frame carries `expectedId`, the AEAD tag, which covers header and id, and the id of the plain
-   * content under `idKey`.
+   * the header, that the frame carries `expectedId`, the AEAD tag, which covers header and id, zstd's checksum, and, as
+   * `Verification` says, the id of the plain content.
    * @throws ApplianceError REPOSITORY_CORRUPT; `into` then holds nothing to be used
    */
-  decode(
-    frame: Buffer,
-    expectedId: Buffer,
-    keys: IdKeys & { readonly pack: KeyObject | undefined },
-    into: Buffer,
-  ): number {
+  decode(frame: Buffer, expectedId: Buffer, keys: DecodeKeys, into: Buffer): number {
     const header = readFrameHeader(frame);
     if (frame.length !== FRAME_HEADER_BYTES + header.payloadBytes) throw corrupt('a frame has the wrong length');
     const id = frame.subarray(FRAME_ID_OFFSET, FRAME_ID_OFFSET + CONTENT_ID_BYTES);
@@ -95,6 +92,7 @@ export class FrameCodec {
     const payload =
       header.cipher === FRAME_CIPHER.none ? stored : this.#decrypt(frame, stored, keys.pack, header.frameIndex);
     this.#unpack(payload, header.codec, into.subarray(0, header.plainBytes));
+    if (keys.verify === 'seal' && header.cipher !== FRAME_CIPHER.none) return header.plainBytes;
     const idKey = header.kind === FRAME_KIND.chunk ? keys.chunkId : keys.nodeId;
     const actual = createHmac('sha256', idKey).update(into.subarray(0, header.plainBytes)).digest();
     if (!actual.equals(expectedId)) throw corrupt('a content does not match its id');
@@ -139,6 +137,12 @@ export class FrameCodec {
     const needed = zstd.compressBound(plainBytes);
     if (this.#scratch.length < needed) this.#scratch = Buffer.alloc(needed);
   }
+}
+
+/** The keys of a decode, and how its result is to be verified. `pack` is undefined without encryption. */
+export interface DecodeKeys extends IdKeys {
+  readonly pack: KeyObject | undefined;
+  readonly verify: Verification;
 }
 
 /** The keys under which contents are named, by kind. */

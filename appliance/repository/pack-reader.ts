@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash } from 'node:crypto';
+import { setImmediate as turnOfEventLoop } from 'node:timers/promises';
 import { keyAt } from '../core/content-id.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { isPackId, type PackId } from '../core/ids.ts';
@@ -12,6 +13,9 @@ import { packKey } from './pack-writer.ts';
 
 const MAGIC_BYTES: Buffer = Buffer.alloc(4);
 MAGIC_BYTES.writeUInt32BE(FRAME_MAGIC);
+
+/** Frames that are hashed before others may run. */
+const FRAMES_PER_TURN = 32;
 
 /** A pack's table of contents. */
 export interface PackContents {
@@ -92,8 +96,11 @@ async function scanFrames(store: ObjectStore, packId: PackId, packBytes: number)
   const bytes = await store.getRange(packKey(packId), 0, packBytes);
   const entries: PackEntry[] = [];
   let at = PACK_HEADER_BYTES;
+  let seen = 0;
   while (at !== -1 && at + FRAME_HEADER_BYTES <= bytes.length) {
     const entry = frameAt(bytes, at);
+    seen += 1;
+    if (seen % FRAMES_PER_TURN === 0) await turnOfEventLoop();
     if (entry === undefined) at = bytes.indexOf(MAGIC_BYTES, at + 1);
     else {
       entries.push(entry);

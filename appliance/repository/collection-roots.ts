@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { ContentKey } from '../core/content-id.ts';
+import type { PointId } from '../core/ids.ts';
+import type { ManagedIndex } from './chunk-index.ts';
+import { type RecoveryPoint, rootsOf } from './manifest.ts';
+import type { ManifestRef } from './manifest-store.ts';
+import type { Repository } from './repository.ts';
+
+/** A clock may be behind what was seen before by so much without being doubted. */
+const CLOCK_TOLERANCE_MS: number = 5 * 60_000;
+const CLOCK_NOTE = 'clock';
+
+/** Why deleted points were kept although the clock says that their grace period is over. */
+export type ClockDoubt = 'none' | 'backward' | 'forward';
+
+/** Everything that is kept, and what is to go. */
+export interface CollectionRoots {
+  readonly maps: ReadonlySet<ContentKey>;
+  /** Chunks of attachments. */
+  readonly chunks: ReadonlySet<ContentKey>;
+  /** Deleted points whose grace period is over; they are condemned: nobody can bring them back any more. */
+  readonly expired: readonly ManifestRef[];
+  /** Copies in `deleted/` of points that exist. */
+  readonly staleCopies: readonly ManifestRef[];
+  readonly keptDeletedPoints: number;
+  readonly clockDoubt: ClockDoubt;
+}
+
+/**
+ * Lists what garbage collection marks from: every point, every deleted point within its grace period, lost points, and
+ * what is held. A single manifest that cannot be read fails it: its contents must not be taken for garbage.
+ * @throws ApplianceError REPOSITORY_CORRUPT, REPOSITORY_FORMAT, IO_FAILED, CATALOG_DAMAGED
+ */
+export function gatherRoots(
+  repository: Repository,
+  index: ManagedIndex,
+  time: { readonly nowMs: number; readonly graceMs: number },
+): Promise<CollectionRoots> {
+  return repository.manifests.whileUnchanged(() => gather(repository, index, time));
+}
+
+async function gather(
+  repository: Repository,
+  index: ManagedIndex,
+  time: { readonly nowMs: number; readonly graceMs: number },
+): Promise<CollectionRoots> {
+  const { manifests } = repository;
+  const maps = new Set<ContentKey>(repository.heldRoots());
+  const chunks = new Set<ContentKey>();
+  const before = await seenBefore(index);
+  let newestMs = before.seenMs;
+  const keep = (point: RecoveryPoint): void => {
+    newestMs = Math.max(newestMs, Date.parse(point.createdAt) || 0);
+    const roots = rootsOf(point);
+    for (const map of roots.maps) maps.add(map);
+    for (const chunk of roots.chunks) chunks.add(chunk);
+  };
+
+  const listed = new Set<PointId>();
+  for (const ref of await manifests.list()) {
+    keep(await manifests.get(ref));
+    listed.add(ref.pointId);
+  }
+  for (const point of await index.lostPoints()) keep(point);
+  const staleCopies: ManifestRef[] = [];
+  const deleted: { readonly ref: ManifestRef; readonly point: RecoveryPoint; readonly deletedAtMs: number }[] = [];
+  for (const ref of await manifests.listDeletedCopies()) {
+    if (listed.has(ref.pointId)) {
+      staleCopies.push(ref);
+      continue;
+    }
+    const { point, deletedAt } = await manifests.getDeleted(ref);
+    deleted.push({ ref, point, deletedAtMs: Date.parse(deletedAt) });
+  }
+  for (const { deletedAtMs } of deleted) newestMs = Math.max(newestMs, deletedAtMs);
+
+  const clockDoubt = time.graceMs === 0 ? 'none' : doubtOf(time, newestMs, before);
+  const isExpired = (deletedAtMs: number): boolean =>
+    time.graceMs === 0 || (clockDoubt === 'none' && time.nowMs - deletedAtMs >= time.graceMs);
+  const expired = deleted.filter(({ deletedAtMs }) => isExpired(deletedAtMs)).map(({ ref }) => ref);
+  const kept = deleted.filter(({ deletedAtMs }) => !isExpired(deletedAtMs));
+  for (const { point } of kept) keep(point);
+  manifests.condemn(expired.map(({ pointId }) => pointId));
+  await index.putNote(CLOCK_NOTE, { seenMs: time.nowMs, doubt: clockDoubt } satisfies ClockNote);
+  return { maps, chunks, expired, staleCopies, keptDeletedPoints: kept.length, clockDoubt };
+}
+
+interface ClockNote {
+  readonly seenMs: number;
+  readonly doubt: ClockDoubt;
+}
+
+/**
+ * A wrong clock must not end grace periods. A time before what was seen is not believed, nor one that lies after it by
+ * more than half a grace period, unless the collection before this one had seen the same jump.
+ */
+function doubtOf(
+  time: { readonly nowMs: number; readonly graceMs: number },
+  newestMs: number,
+  before: ClockNote,
+): ClockDoubt {
+  if (time.nowMs < newestMs - CLOCK_TOLERANCE_MS) return 'backward';
+  return time.nowMs - newestMs > time.graceMs / 2 && before.doubt !== 'forward' ? 'forward' : 'none';
+}
+
+async function seenBefore(index: ManagedIndex): Promise<ClockNote> {
+  const note = (await index.note(CLOCK_NOTE)) as ClockNote | undefined;
+  return note ?? { seenMs: 0, doubt: 'none' };
+}
