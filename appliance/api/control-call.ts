@@ -91,6 +91,13 @@ export class ControlCall {
     if (message.notice !== undefined) context.onNotice(message.notice);
     if (message.error !== undefined) this.outcome.reject(decodeError(message.error));
     if (Object.hasOwn(message, 'result')) this.outcome.resolve(message.result);
+    if (message.error !== undefined || Object.hasOwn(message, 'result')) this.ignoreAbort();
+  }
+
+  /** The operation has settled: its signal means nothing to an export that lives on. */
+  private ignoreAbort(): void {
+    clearTimeout(this.abortLimit);
+    this.options.context.signal.removeEventListener('abort', this.onAbort);
   }
 
   private readonly onAbort = (): void => {
@@ -107,8 +114,7 @@ export class ControlCall {
   }
 
   private finish(): void {
-    clearTimeout(this.abortLimit);
-    this.options.context.signal.removeEventListener('abort', this.onAbort);
+    this.ignoreAbort();
     this.fail(new Error('the connection was closed'));
     this.end.resolve();
   }

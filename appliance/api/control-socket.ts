@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { closeSync, openSync, unlinkSync } from 'node:fs';
+import { closeSync, lstatSync, openSync, unlinkSync } from 'node:fs';
 import { type Server as HttpServer } from 'node:http';
 import { connect } from 'node:net';
 import { basename, dirname, join } from 'node:path';
@@ -71,6 +71,8 @@ export async function listenAt(server: HttpServer, path: string): Promise<Socket
   try {
     await listen(server, address.address).catch(async (error: unknown) => {
       if (systemErrorCode(error) !== 'EADDRINUSE') throw error;
+      // connect(2) answers ECONNREFUSED for a file of any other kind, too.
+      if (!lstatSync(path).isSocket()) throw new ApplianceError('IO_FAILED', `${path} is there and is not a socket`);
       if (await isListening(path)) throw new ApplianceError('LOCKED', `another process serves at ${path}`);
       unlinkSync(path);
       await listen(server, address.address);

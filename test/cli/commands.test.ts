@@ -8,7 +8,8 @@ import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
 import { suite } from '../support/suite.ts';
 
 const test = suite('commands');
-const CONTROL = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/;
+/** Control characters other than the line feed. */
+const CONTROL = /(?!\n)\p{Cc}/u;
 
 /** What each command line asks the appliance for, last, and the document that `--json` prints. */
 const COMMANDS: readonly {

@@ -40,8 +40,8 @@ for (const line of DANGEROUS) {
     const { appliance, exitCode, stderr } = await runCommand(line.split(' '), { isTerminal: true, answer: 'web\r' });
     assert.equal(exitCode, 0);
     const last = appliance.calls.at(-1);
-    assert.equal(last?.name, operation);
-    assert.equal((last?.params as { point: string }).point, FAKE_POINT_ID);
+    const params = operation === 'restore' ? { point: FAKE_POINT_ID, inPlace: true } : { point: FAKE_POINT_ID };
+    assert.deepEqual({ name: last?.name, params: last?.params }, { name: operation, params });
     assert.match(stripVTControlCharacters(stderr), /Type the machine's name \(web\) to go on: /);
   });
 

@@ -46,7 +46,7 @@ export class CliTest {
   }
 
   signal(name: string): void {
-    for (const listener of [...this.listeners]) listener(name);
+    for (const listener of this.listeners) listener(name);
   }
 
   /** Settles when the output so far fulfils the condition. */
