@@ -22,6 +22,13 @@ export interface ChunkReaderOptions {
   readonly cacheBytes: number;
 }
 
+/** Where a content is decoded to: the arena, or other shared memory. */
+interface DecodeTarget {
+  readonly outAt: number;
+  readonly outBytes: number;
+  readonly target?: SharedArrayBuffer;
+}
+
 /** Arena bytes that a reader takes. */
 export function chunkReaderArenaBytes(chunkBytes: number, cacheBytes: number): number {
   return cacheBytes + chunkBytes + NODE_SLABS * (NODE_BYTES + 64);
@@ -51,8 +58,15 @@ export class ChunkReader {
    * Copies `into.length` bytes of a chunk from `at`.
    * @throws ApplianceError CHUNK_MISSING, OBJECT_NOT_FOUND, REPOSITORY_CORRUPT, IO_FAILED
    */
-  readChunk(key: ContentKey, at: number, into: Buffer): Promise<void> {
-    return this.#cache.read(key, at, into);
+  async readChunk(key: ContentKey, at: number, into: Buffer): Promise<void> {
+    const target = into.buffer;
+    // A whole chunk into shared memory needs no copy, and large sequential reads do not drive others out of the cache.
+    if (into.length !== this.#options.chunkBytes || !(target instanceof SharedArrayBuffer)) {
+      await this.#cache.read(key, at, into);
+    } else if (!this.#cache.tryRead(key, at, into)) {
+      const length = await this.#decode(key, { outAt: into.byteOffset, outBytes: into.length, target });
+      into.fill(0, length);
+    }
   }
 
   /** A cached node; undefined when it has to be loaded. The buffer is shared: never write to it. */
@@ -94,7 +108,7 @@ export class ChunkReader {
   async #loadNode(key: ContentKey, level: number): Promise<Buffer> {
     const slab = await this.#nodeSlabs.acquire();
     try {
-      const length = await this.#decode(key, slab.offset, NODE_BYTES);
+      const length = await this.#decode(key, { outAt: slab.offset, outBytes: NODE_BYTES });
       const node = Buffer.from(slab.buffer.subarray(0, length));
       checkNode(node, level);
       if (this.#nodes.size >= MAX_CACHED_NODES) this.#evictNode();
@@ -111,29 +125,25 @@ export class ChunkReader {
   }
 
   async #decodeChunk(key: ContentKey, outAt: number): Promise<void> {
-    const length = await this.#decode(key, outAt, this.#options.chunkBytes);
+    const length = await this.#decode(key, { outAt, outBytes: this.#options.chunkBytes });
     // A short content must not leave the slot's former one visible behind it.
     this.#options.pool.arena.bytes.fill(0, outAt + length, outAt + this.#options.chunkBytes);
   }
 
   /** Decodes to the arena; once more when garbage collection has moved the content meanwhile. */
-  async #decode(key: ContentKey, outAt: number, outBytes: number): Promise<number> {
+  async #decode(key: ContentKey, out: DecodeTarget): Promise<number> {
     const location = this.#locate(key);
     try {
-      return await this.#decodeAt(key, location, { outAt, outBytes });
+      return await this.#decodeAt(key, location, out);
     } catch (error) {
       if (!hasCode(error, 'OBJECT_NOT_FOUND')) throw error;
       const moved = this.#locate(key);
       if (moved.packId === location.packId) throw error;
-      return this.#decodeAt(key, moved, { outAt, outBytes });
+      return this.#decodeAt(key, moved, out);
     }
   }
 
-  #decodeAt(
-    key: ContentKey,
-    at: ChunkLocation,
-    out: { readonly outAt: number; readonly outBytes: number },
-  ): Promise<number> {
+  #decodeAt(key: ContentKey, at: ChunkLocation, out: DecodeTarget): Promise<number> {
     return this.#options.pool.decode({
       packId: at.packId,
       path: this.#options.store.localPath(packKey(at.packId)),

@@ -31,7 +31,7 @@ export interface EncodeJob {
   readonly digestsAt: number;
 }
 
-/** Read a frame of a pack file and decode it to `outAt`. The id is a latin1 key. */
+/** Read a frame of a pack file and decode it to `outAt` of the arena, or of `target`. The id is a latin1 key. */
 export interface DecodeJob {
   readonly op: 'decode';
   readonly packId: string;
@@ -41,6 +41,7 @@ export interface DecodeJob {
   readonly id: string;
   readonly outAt: number;
   readonly outBytes: number;
+  readonly target?: SharedArrayBuffer;
   readonly verify: Verification;
 }
 

@@ -79,7 +79,7 @@ function encode(job: EncodeJob): number[] {
 function decode(job: DecodeJob): number[] {
   const frame = frameScratch.subarray(0, job.frameBytes);
   readExactly(job, frame, job.offset);
-  const into = arena.subarray(job.outAt, job.outAt + job.outBytes);
+  const into = Buffer.from(job.target ?? data.arena, job.outAt, job.outBytes);
   return [
     codec.decode(
       frame,

@@ -77,7 +77,7 @@ export class ManifestStore {
 
   /** Every deleted point that can be brought back. */
   async listDeleted(): Promise<ManifestRef[]> {
-    const listed = new Set((await this.list()).map(({ pointId }) => pointId));
+    const listed = new Set((await this.listWithStrays()).refs.map(({ pointId }) => pointId));
     return (await this.listDeletedCopies()).filter(({ pointId }) => !listed.has(pointId));
   }
 
