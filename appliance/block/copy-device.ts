@@ -92,7 +92,7 @@ class DeviceCopy {
       lanes,
       ...(this.options.signal === undefined ? {} : { signal: this.options.signal }),
       start: () => {
-        const slab = Buffer.allocUnsafeSlow(this.requestBytes);
+        const slab = Buffer.from(new SharedArrayBuffer(this.requestBytes));
         return (request) => this.transfer(request, slab);
       },
     });

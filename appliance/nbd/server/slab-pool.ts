@@ -8,7 +8,8 @@ export class Slab {
   pinnedBytes = 0;
 
   constructor(sizeBytes: number) {
-    this.buffer = Buffer.allocUnsafeSlow(sizeBytes);
+    // Shared memory, so that a device whose data comes from other threads has it put here by them.
+    this.buffer = Buffer.from(new SharedArrayBuffer(sizeBytes));
     this.view = new DataView(this.buffer.buffer, this.buffer.byteOffset, sizeBytes);
   }
 }
