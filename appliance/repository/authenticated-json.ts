@@ -34,8 +34,9 @@ export function parseStoredJson(stored: Buffer, name: string): object {
 export function checkStoredJson(stored: Buffer, value: object, key: KeyObject, name: string): void {
   if (!encodeJson(value).equals(stored)) throw corruptObject(name, 'is not written as this program writes it');
   const { mac, ...rest } = value as { readonly mac?: unknown };
-  const actual = Buffer.from(typeof mac === 'string' ? mac : '', 'hex');
-  const expected = macOf(rest, key);
+  // Compared as text: upper-case digits would decode to the same bytes.
+  const actual = Buffer.from(typeof mac === 'string' ? mac : '', 'utf8');
+  const expected = Buffer.from(macOf(rest, key).toString('hex'), 'utf8');
   if (actual.length !== expected.length || !timingSafeEqual(actual, expected)) {
     throw corruptObject(name, 'has a wrong authentication code');
   }
