@@ -145,8 +145,8 @@ export function serviceGone(about: {
     return new ApplianceError('SERVICE_UNREACHABLE', `no service runs on ${stateDirectory}`, { cause: error, details });
   }
   if (code === 'EACCES' || code === 'EPERM') {
-    const message = `the service on ${stateDirectory} belongs to another user`;
-    const hint = 'Run the command as the user who runs the service.';
+    const message = `the state directory ${stateDirectory} belongs to another user`;
+    const hint = 'Run the command as that user, or choose another one with --state or UNDERSTUDY_STATE.';
     return new ApplianceError('SERVICE_UNREACHABLE', message, { cause: error, details, hint });
   }
   return new ApplianceError('SERVICE_UNREACHABLE', `the service ended during ${during}`, {

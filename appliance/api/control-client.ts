@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { ApplianceError, toError } from '../core/errors.ts';
+import { ApplianceError, hasCode, systemErrorCode, toError } from '../core/errors.ts';
 import { ControlCall, requestService, serviceGone } from './control-call.ts';
 import { HEALTH_PATH, type ServiceHealth } from './control-protocol.ts';
 import { controlSocketPath, isListening } from './control-socket.ts';
@@ -96,14 +96,16 @@ export class RemoteAppliance implements Appliance {
  * @throws TIMED_OUT when it listens and does not answer; SERVICE_UNREACHABLE when it may not be asked
  */
 export async function findService(stateDirectory: string): Promise<ServiceHealth | undefined> {
-  if (!(await isListening(controlSocketPath(stateDirectory)))) return undefined;
+  const path = controlSocketPath(stateDirectory);
   try {
-    return await askHealth(stateDirectory);
+    return (await isListening(path)) ? await askHealth(stateDirectory) : undefined;
   } catch (thrown) {
-    if (thrown instanceof ApplianceError) throw thrown;
+    if (hasCode(thrown, 'TIMED_OUT')) throw thrown;
+    const error = toError(hasCode(thrown, 'IO_FAILED') ? thrown.cause : thrown);
+    if (systemErrorCode(error) === 'EACCES') throw serviceGone({ error, stateDirectory, during: 'connecting' });
     // It may have ended between the two connections.
-    if (!(await isListening(controlSocketPath(stateDirectory)))) return undefined;
-    throw serviceGone({ error: toError(thrown), stateDirectory, during: 'a question for its health' });
+    if (!(await isListening(path))) return undefined;
+    throw serviceGone({ error, stateDirectory, during: 'a question for its health' });
   }
 }
 

@@ -59,7 +59,7 @@ function printError(
     io.stderr.write(`${paint(['bold', 'red'], `error ${error.code}:`)} ${lines}\n`);
     if (error.hint !== '') io.stderr.write(`${paint('cyan', 'hint:')} ${plain(error.hint)}\n`);
   }
-  if (io.env['UNDERSTUDY_DEBUG'] === '1') io.stderr.write(`${describeStack(error)}\n`);
+  if (error.code === 'INTERNAL' || io.env['UNDERSTUDY_DEBUG'] === '1') io.stderr.write(`${describeStack(error)}\n`);
   return error.exitCode;
 }
 
