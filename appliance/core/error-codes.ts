@@ -252,6 +252,11 @@ export const ERROR_CODES = {
   },
   TARGET_EXISTS: { retry: 'never', exit: 'usage', hint: 'Choose another target, or remove it first.' },
   TARGET_TOO_SMALL: { retry: 'never', exit: 'usage', hint: 'The target must be at least as large as the disk.' },
+  TARGET_CHANGED: {
+    retry: 'never',
+    exit: 'failed',
+    hint: 'The machine has another disk there now. Restore to a new machine with --as, or disk by disk with --to.',
+  },
   CONFIRMATION_NEEDED: { retry: 'never', exit: 'usage', hint: 'Add --yes when you are sure.' },
   BOOT_FAILED: {
     retry: 'after-repair',

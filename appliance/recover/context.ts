@@ -32,6 +32,9 @@ export interface RecoverParts {
   readonly clock: Clock;
   /** Absolute. Write logs live in `sessions/` (booted machines) and `exports/` (thrown away at the end) beneath it. */
   readonly stateDirectory: string;
-  /** The caller of this closes the connection. @throws ApplianceError LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, … */
+  /**
+   * Opens a connection. `RecoverService` opens one for each URI, shares it, and closes it at its own end.
+   * @throws ApplianceError LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, LIBVIRT_DENIED, TIMED_OUT
+   */
   readonly connectLibvirt: (uri: string) => Promise<LibvirtConnection>;
 }

@@ -38,3 +38,6 @@ export interface RestoreReport {
   /** Sentences: what is not as it was. */
   readonly changes: readonly string[];
 }
+
+/** What one kind of restore answers with. */
+export type RestoreOutcome = Omit<RestoreReport, 'point' | 'durationMs'>;

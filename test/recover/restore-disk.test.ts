@@ -26,7 +26,7 @@ interface Restorable extends Rig {
   /** The content as a raw file, for other programs. */
   readonly original: string;
   readonly watched: Watched;
-  restore(to: string, format?: RestoreFormat): Promise<RestoredTarget>;
+  readonly restore: (to: string, format?: RestoreFormat) => Promise<RestoredTarget>;
 }
 
 async function restorable(t: TestContext, sizeBytes: number = SIZE): Promise<Restorable> {
@@ -103,7 +103,9 @@ test('a file that appears during the restore is not replaced either', async (t) 
   const { directory, restore, watched } = await restorable(t);
   const to = join(directory, 'raced');
   let writing: Promise<void> | undefined;
-  watched.onEach = () => (writing ??= writeFile(to, 'precious'));
+  watched.onEach = () => {
+    writing ??= writeFile(to, 'precious');
+  };
   await assert.rejects(restore(to), { code: 'TARGET_EXISTS' });
   await writing;
   assert.equal(await readFile(to, 'utf8'), 'precious');

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+import { rewriteDomain, type RewrittenDomain } from '../hypervisor/libvirt/domain-rewrite.ts';
+import type { DiskReplacement, HostFacts } from '../hypervisor/libvirt/rewrite-plan.ts';
+import { childrenOf, element, find, formatXml, parseXml } from '../hypervisor/libvirt/xml.ts';
+
+export interface BootPlan {
+  readonly name: string;
+  readonly uuid: string;
+  readonly keepsIdentity: boolean;
+  readonly keepsNetwork: boolean;
+  /** By disk: the export that it reads from. */
+  readonly exports: Readonly<Record<string, string>>;
+  readonly socketPath: string;
+  readonly nvramPath: string | undefined;
+  readonly point: string;
+  readonly machine: string;
+  /** Id of the repository. */
+  readonly owner: string;
+}
+
+/**
+ * How long QEMU holds back a guest's request while the service is away, where libvirt can say so (9.1 and later). After
+ * it, and with older ones at once, the guest is paused (`stopOnError`), and goes on when the service is back.
+ */
+const RECONNECT_SECONDS = 300;
+
+/**
+ * The definition under which a saved machine is booted from our exports. A disk that cannot be reached pauses the guest
+ * instead of showing it an I/O error: file systems of a guest that saw one would be read-only ever after.
+ * @throws ApplianceError DOMAIN_XML_INVALID
+ */
+export function bootDefinition(definition: string, plan: BootPlan, host: HostFacts): RewrittenDomain {
+  const disks = Object.fromEntries(
+    Object.entries(plan.exports).map(([disk, exportName]): [string, DiskReplacement] => [
+      disk,
+      { kind: 'nbd', socketPath: plan.socketPath, exportName, reconnectSeconds: RECONNECT_SECONDS },
+    ]),
+  );
+  const { xml, changes } = rewriteDomain(
+    definition,
+    {
+      name: plan.name,
+      uuid: plan.uuid,
+      keepsMacAddresses: plan.keepsIdentity,
+      keepsNetwork: plan.keepsNetwork,
+      disks,
+      ...(plan.nvramPath === undefined ? {} : { nvramPath: plan.nvramPath }),
+      marker: { purpose: 'boot', point: plan.point, machine: plan.machine, owner: plan.owner },
+    },
+    host,
+  );
+  return { xml: stopOnError(xml), changes };
+}
+
+function stopOnError(xml: string): string {
+  const domain = parseXml(xml);
+  for (const disk of childrenOf(find(domain, 'devices'), 'disk')) {
+    if (disk.attributes['type'] !== 'network') continue;
+    const driver = find(disk, 'driver') ?? element('driver');
+    driver.attributes['error_policy'] = 'stop';
+    driver.attributes['rerror_policy'] = 'stop';
+  }
+  return formatXml(domain);
+}

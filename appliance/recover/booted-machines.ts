@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+import { randomUUID } from 'node:crypto';
+import { ApplianceError, toError } from '../core/errors.ts';
+import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { RecoverContext, RecoverParts } from './context.ts';
+import { checkIsLocal } from './local-hypervisor.ts';
+import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
+import { DOMAIN_ATTACHMENT } from './point-content.ts';
+import type { PointUse } from './point-use.ts';
+import { ResumeWatch } from './resume-watch.ts';
+import { SessionDisks } from './session-disks.ts';
+import { SessionMachines } from './session-machines.ts';
+import { SessionRegistry } from './session-registry.ts';
+import { bootError, startSession } from './session-start.ts';
+import { type Session, SessionStore } from './session-store.ts';
+
+export interface BootRequest {
+  readonly point: RecoveryPoint;
+  /** Default: the machine's name and the first digits of the point's id. */
+  readonly as?: string;
+  readonly keepNetwork?: boolean;
+  readonly keepIdentity?: boolean;
+  readonly connect: string;
+}
+
+export interface BootReport {
+  readonly name: string;
+  readonly machineId: string;
+  readonly point: string;
+  readonly connect: string;
+  /** From the call to the running domain. */
+  readonly durationMs: number;
+  readonly exports: readonly { readonly disk: string; readonly uri: string }[];
+  /** Sentences: what of the saved definition had to be changed to start it here. */
+  readonly changes: readonly string[];
+}
+
+export interface BootedMachine {
+  readonly name: string;
+  readonly machineId: string;
+  readonly point: string;
+  readonly connect: string;
+  /** libvirt's word, `kept` (stopped, with its writes), `gone` (somebody undefined it), `unknown` (libvirt does not answer). */
+  readonly state: string;
+  readonly startedAt: string;
+  /** Bytes of its write log. */
+  readonly writtenBytes: number;
+}
+
+export interface StopReport {
+  readonly name: string;
+  readonly discarded: boolean;
+  readonly writtenBytes: number;
+  readonly outcome: string;
+}
+
+/** What became of the sessions of an earlier process; sentences. */
+export interface RestoredSessions {
+  readonly restored: readonly string[];
+  readonly problems: readonly string[];
+}
+
+const NAME_DIGITS = 8;
+
+/**
+ * Machines that run from recovery points: their disks are exports of ours, what they write goes into a log of their own.
+ * A session is stored before anything of it is made and until everything of it is gone, so that a restart of the service
+ * finds all of them. The definition is persistent: a guest that shut down can be started again, by `boot` or by libvirt's
+ * own means. Only domains that carry our mark are ever ended or undefined.
+ */
+export class BootedMachines implements AsyncDisposable {
+  readonly #parts: RecoverParts;
+  readonly #store: SessionStore;
+  readonly #registry: SessionRegistry;
+  readonly #disks: SessionDisks;
+  readonly #machines: SessionMachines;
+  readonly #watch: ResumeWatch;
+
+  constructor(parts: RecoverParts, use: PointUse) {
+    this.#parts = parts;
+    this.#store = new SessionStore(parts.stateDirectory);
+    this.#registry = new SessionRegistry(this.#store, use);
+    this.#disks = new SessionDisks(parts, this.#store);
+    this.#machines = new SessionMachines(parts.connectLibvirt, parts.repository.config.id);
+    this.#watch = new ResumeWatch(this.#registry, this.#machines, () => parts.clock.elapsedMs());
+  }
+
+  /** Learns which sessions there are, so that their points count as used. @throws ApplianceError IO_FAILED, REPOSITORY_FORMAT */
+  async load(): Promise<void> {
+    await this.#registry.load();
+  }
+
+  /**
+   * Serves the disks of all running sessions again, under their old names, brings to an end what a crash interrupted, and
+   * from then on lets guests go on that were paused because the service was away. A problem with one session does not
+   * keep the others from it.
+   */
+  async restoreSessions(): Promise<RestoredSessions> {
+    const restored: string[] = [];
+    const problems: string[] = [];
+    const forAll = async (work: (session: Session) => Promise<string | undefined>): Promise<void> => {
+      for (const session of this.#registry.all()) {
+        try {
+          const sentence = await this.#registry.exclusively(session.name, () => work(session));
+          if (sentence !== undefined) restored.push(sentence);
+        } catch (error) {
+          problems.push(`${session.name}: ${toError(error).message}`);
+        }
+      }
+    };
+    // All disks first: guests wait for them.
+    await forAll(async (session) => {
+      if (session.phase !== 'running') return undefined;
+      await this.#disks.open(session);
+      return `${session.name} is served again.`;
+    });
+    await forAll((session) => this.#finish(session));
+    this.#watch.start();
+    return { restored, problems };
+  }
+
+  /**
+   * Starts a point as a machine of its own. A machine of this name that was stopped and kept, or shut down by itself,
+   * goes on from what it had written, if it is of the same point.
+   * @throws ApplianceError DOMAIN_EXISTS, LOCKED, NOT_SUPPORTED (other host; point without definition), BAD_ARGUMENT,
+   *   BOOT_FAILED with its cause, NO_SPACE, ABORTED, those of the repository. Nothing of a failed boot is left.
+   */
+  async boot(request: BootRequest, context: RecoverContext): Promise<BootReport> {
+    const startedMs = this.#parts.clock.elapsedMs();
+    const { point } = request;
+    const name = checkMachineName(request.as ?? `${point.machine.name}-${point.id.slice(0, NAME_DIGITS)}`);
+    checkIsLocal(request.connect);
+    return this.#registry.exclusively(name, async () => {
+      const connection = await this.#parts.connectLibvirt(request.connect);
+      const known = this.#registry.find(name);
+      const session =
+        known === undefined
+          ? await this.#newSession(name, request, connection)
+          : await this.#resumed(known, request, connection);
+      const changes = await this.#start(session, { request, connection, context });
+      this.#watch.start();
+      return {
+        name,
+        machineId: session.machineId,
+        point: point.id,
+        connect: session.connect,
+        durationMs: Math.round(this.#parts.clock.elapsedMs() - startedMs),
+        exports: this.#disks.uris(session),
+        changes,
+      };
+    });
+  }
+
+  /** Every session, with what libvirt says of it now. */
+  async booted(): Promise<BootedMachine[]> {
+    const machines: BootedMachine[] = [];
+    for (const session of this.#registry.all()) {
+      machines.push({
+        name: session.name,
+        machineId: session.machineId,
+        point: session.point.id,
+        connect: session.connect,
+        state: await this.#machines.stateOf(session),
+        startedAt: session.startedAt,
+        writtenBytes: await this.#writtenBytes(session),
+      });
+    }
+    return machines;
+  }
+
+  /**
+   * Pulls the plug of a booted machine and removes its definition. What it wrote is kept, and `boot` under the same name
+   * goes on from it, or it is given up with `isDiscarded`.
+   * @throws ApplianceError MACHINE_NOT_FOUND, LOCKED, those of libvirt; then nothing is lost and it can be asked again
+   */
+  async stop(name: string, isDiscarded: boolean): Promise<StopReport> {
+    return this.#registry.exclusively(name, async () => {
+      const session = this.#registry.find(name);
+      if (session === undefined) {
+        throw new ApplianceError('MACHINE_NOT_FOUND', `there is no booted machine ${name}`, {
+          hint: 'List them with `understudy booted`.',
+        });
+      }
+      const writtenBytes = await this.#writtenBytes(session);
+      const report = { name, discarded: isDiscarded, writtenBytes };
+      const kept = `what it had written is kept, and \`understudy boot\` under the same name goes on from it`;
+      if (isDiscarded) {
+        await this.#discard(session);
+        return { ...report, outcome: `${name} is gone with what it had written; the recovery point is as it was.` };
+      }
+      if (session.phase === 'kept') return { ...report, outcome: `${name} was stopped already; ${kept}.` };
+      await this.#keep(session);
+      return { ...report, outcome: `${name} was switched off; ${kept}.` };
+    });
+  }
+
+  /** Stops serving and watching; the sessions stay, and their guests wait for the next start. Idempotent. */
+  async close(): Promise<void> {
+    await this.#watch.close();
+    await this.#disks.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #newSession(name: string, request: BootRequest, connection: LibvirtConnection): Promise<Session> {
+    const { point } = request;
+    if (!point.attachments.some((attachment) => attachment.name === DOMAIN_ATTACHMENT)) {
+      throw new ApplianceError('NOT_SUPPORTED', `the point ${point.id} has no machine definition to boot`, {
+        hint: 'Export or restore its disks, and attach them to a machine of your own.',
+      });
+    }
+    const keepsIdentity = request.keepIdentity === true;
+    const machineId = keepsIdentity ? point.machine.id : randomUUID();
+    await checkMachineIsNew(connection, name, machineId);
+    return {
+      id: this.#store.newId(),
+      name,
+      phase: 'starting',
+      point,
+      connect: request.connect,
+      machineId,
+      keepsIdentity,
+      startedAt: new Date(this.#parts.clock.nowMs()).toISOString(),
+    };
+  }
+
+  async #resumed(session: Session, request: BootRequest, connection: LibvirtConnection): Promise<Session> {
+    const exists = (why: string): ApplianceError =>
+      new ApplianceError('DOMAIN_EXISTS', `${session.name} ${why}`, {
+        hint: `Choose another name with --as, or give it up with \`understudy stop ${session.name} --discard\`.`,
+      });
+    if (session.point.id !== request.point.id || session.connect !== request.connect) {
+      throw exists(`is a booted machine of the point ${session.point.id} on ${session.connect}`);
+    }
+    const state = await this.#machines.stateOf(session);
+    const hasEnded = session.phase === 'running' && ['shut-off', 'crashed', 'gone'].includes(state);
+    if (session.phase !== 'kept' && !hasEnded) throw exists(`is booted already (${state})`);
+    if (state === 'kept' || state === 'gone') await checkMachineIsNew(connection, session.name, session.machineId);
+    return { ...session, phase: 'resuming' };
+  }
+
+  /** Stores the session, then makes everything that it needs and starts it; after an error all of it is undone. */
+  async #start(
+    session: Session,
+    by: { readonly request: BootRequest; readonly connection: LibvirtConnection; readonly context: RecoverContext },
+  ): Promise<readonly string[]> {
+    const { request, connection, context } = by;
+    try {
+      await this.#registry.put(session);
+      const changes = await startSession({
+        parts: this.#parts,
+        store: this.#store,
+        disks: this.#disks,
+        connection,
+        session,
+        keepsNetwork: request.keepNetwork === true,
+        context,
+      });
+      await this.#registry.move(session, 'running');
+      return changes;
+    } catch (error) {
+      await this.#undo(session, error);
+      throw bootError(session.name, error);
+    }
+  }
+
+  /** After a failed boot: as it was before. What cannot be undone now is undone at the next start, or by `stop`. */
+  async #undo(session: Session, because: unknown): Promise<void> {
+    try {
+      await this.#finish(session);
+    } catch (error) {
+      throw new ApplianceError('BOOT_FAILED', `${session.name} cannot be started, and not be removed again either`, {
+        cause: new AggregateError([because, error], `${toError(because).message}; ${toError(error).message}`),
+        hint: `Remove it with \`understudy stop ${session.name} --discard\`.`,
+      });
+    }
+  }
+
+  /** Brings a session out of a middle phase. A sentence about what was done, if anything was. */
+  async #finish(session: Session): Promise<string | undefined> {
+    switch (session.phase) {
+      case 'starting':
+      case 'discarding':
+        await this.#discard(session);
+        return `${session.name} was interrupted while it was ${session.phase}; it is removed.`;
+      case 'resuming':
+      case 'stopping':
+        await this.#keep(session);
+        return `${session.name} was interrupted while it was ${session.phase}; it is stopped and kept.`;
+      case 'running':
+      case 'kept':
+        return undefined;
+    }
+  }
+
+  /** No domain, no exports, the log closed and kept. */
+  async #keep(session: Session): Promise<void> {
+    const stopping = await this.#registry.move(session, 'stopping');
+    await this.#machines.remove(stopping);
+    await this.#disks.remove(stopping);
+    await this.#registry.move(stopping, 'kept');
+  }
+
+  async #discard(session: Session): Promise<void> {
+    const discarding = await this.#registry.move(session, 'discarding');
+    if (session.phase !== 'kept') await this.#machines.remove(discarding);
+    await this.#disks.remove(discarding);
+    await this.#registry.forget(discarding);
+  }
+
+  async #writtenBytes(session: Session): Promise<number> {
+    return this.#disks.logBytes(session) ?? (await this.#store.logBytesOf(session));
+  }
+}

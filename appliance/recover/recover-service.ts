@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { PointId } from '../core/ids.ts';
+import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { PointDevice } from '../volume/point-device.ts';
+import {
+  type BootedMachine,
+  BootedMachines,
+  type BootReport,
+  type BootRequest,
+  type RestoredSessions,
+  type StopReport,
+} from './booted-machines.ts';
+import type { RecoverContext, RecoverParts } from './context.ts';
+import { findAttachment, openPointDevice, selectDisk } from './point-content.ts';
+import { PointExports, type ExportReport, type ExportRequest } from './point-exports.ts';
+import { PointUse } from './point-use.ts';
+import { restore } from './restore.ts';
+import type { RestoreReport, RestoreRequest } from './restore-request.ts';
+
+/**
+ * Everything that brings recovery points back: exports, booted machines, restores. One in a process and state directory.
+ * Points are given as their manifests; whoever calls chooses them.
+ */
+export class RecoverService implements AsyncDisposable {
+  readonly #parts: RecoverParts;
+  readonly #use: PointUse = new PointUse();
+  readonly #exports: PointExports;
+  readonly #machines: BootedMachines;
+  readonly #connections: Map<string, Promise<LibvirtConnection>>;
+
+  private constructor(parts: RecoverParts) {
+    const connections = new Map<string, Promise<LibvirtConnection>>();
+    this.#connections = connections;
+    this.#parts = { ...parts, connectLibvirt: (uri) => openOnce(connections, uri, parts.connectLibvirt) };
+    this.#exports = new PointExports(this.#parts, this.#use);
+    this.#machines = new BootedMachines(this.#parts, this.#use);
+  }
+
+  /**
+   * Learns which sessions the state directory holds, and removes what a killed process left of exports. Nothing is served
+   * before `restoreSessions`. @throws ApplianceError IO_FAILED, REPOSITORY_FORMAT
+   */
+  static async open(parts: RecoverParts): Promise<RecoverService> {
+    const service = new RecoverService(parts);
+    await service.#exports.removeLeftovers();
+    await service.#machines.load();
+    return service;
+  }
+
+  /** What keeps the point from being deleted now, named for people; empty when nothing does. */
+  usedBy(id: PointId): string[] {
+    return this.#use.usedBy(id);
+  }
+
+  /** Every point in use, for the garbage collector: their maps and attachments are live, manifest or not. */
+  heldPoints(): RecoveryPoint[] {
+    return this.#use.heldPoints();
+  }
+
+  /** A disk as it was at the point, read-only; the caller closes it. @throws ApplianceError DISK_NOT_FOUND, BAD_ARGUMENT */
+  openPointDevice(point: RecoveryPoint, disk?: string): PointDevice {
+    return openPointDevice(this.#parts.repository, selectDisk(point, disk));
+  }
+
+  /** The content of an attachment, or undefined when the point has none of that name. Errors are the repository's. */
+  attachment(point: RecoveryPoint, name: string): Promise<Buffer | undefined> {
+    return findAttachment(this.#parts.repository, point, name);
+  }
+
+  /** See `PointExports.export`. */
+  export(request: ExportRequest): Promise<ExportReport> {
+    return this.#exports.export(request);
+  }
+
+  /** See `PointExports.unexport`. */
+  unexport(id: string): Promise<void> {
+    return this.#exports.unexport(id);
+  }
+
+  exports(): ExportReport[] {
+    return this.#exports.list();
+  }
+
+  /** See `BootedMachines.boot`. */
+  boot(request: BootRequest, context: RecoverContext): Promise<BootReport> {
+    return this.#machines.boot(request, context);
+  }
+
+  booted(): Promise<BootedMachine[]> {
+    return this.#machines.booted();
+  }
+
+  /** See `BootedMachines.stop`. */
+  stop(name: string, isDiscarded: boolean): Promise<StopReport> {
+    return this.#machines.stop(name, isDiscarded);
+  }
+
+  /** See `BootedMachines.restoreSessions`. Once, when the service starts; not in a process that works for one command. */
+  restoreSessions(): Promise<RestoredSessions> {
+    return this.#machines.restoreSessions();
+  }
+
+  /** See `restore`. */
+  async restore(request: RestoreRequest, context: RecoverContext): Promise<RestoreReport> {
+    const endUse = this.#use.begin(request.point, 'restore');
+    try {
+      return await restore(this.#parts, request, context);
+    } finally {
+      endUse();
+    }
+  }
+
+  /** Ends exports, stops serving booted machines (they wait for the next start), closes connections to libvirt. Idempotent. */
+  async close(): Promise<void> {
+    await this.#exports.close();
+    await this.#machines.close();
+    const opened = await Promise.allSettled(this.#connections.values());
+    this.#connections.clear();
+    for (const result of opened) if (result.status === 'fulfilled') await result.value.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** One connection for each URI, opened again when it was lost. */
+async function openOnce(
+  connections: Map<string, Promise<LibvirtConnection>>,
+  uri: string,
+  open: (uri: string) => Promise<LibvirtConnection>,
+): Promise<LibvirtConnection> {
+  const known = connections.get(uri);
+  if (known !== undefined) {
+    const [settled] = await Promise.allSettled([known]);
+    if (settled?.status === 'fulfilled' && settled.value.isOpen) return settled.value;
+    if (connections.get(uri) === known) connections.delete(uri);
+    if (settled?.status === 'fulfilled') await settled.value.close();
+    return openOnce(connections, uri, open);
+  }
+  const opening = open(uri);
+  connections.set(uri, opening);
+  return opening;
+}
