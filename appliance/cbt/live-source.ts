@@ -69,12 +69,13 @@ async function endOrphan({ options, checkpoints, baseName, notices }: PreparedMa
     }
     throw error;
   }
-  if (!xml.includes(`${options.runtimeDirectory}/`)) {
+  const socketPath = /<server [^>]*socket=['"]([^'"]+)['"]/.exec(xml)?.[1];
+  if (socketPath === undefined || dirname(dirname(socketPath)) !== options.runtimeDirectory) {
     throw new ApplianceError('DOMAIN_BUSY', `another backup job runs on ${options.domain.name}`, {
       hint: 'Wait until the other backup tool has finished, or end its job with `virsh domjobabort`.',
     });
   }
-  await options.domain.abortJob();
+  await options.domain.endBackup(socketPath);
   notices.push('a backup job that an interrupted run had left was ended');
   notices.push(...(await checkpoints.deleteAllBut(baseName)));
 }
@@ -259,9 +260,9 @@ class LiveSource implements BackupSource {
     this.#space.stop();
     await Promise.allSettled(this.#devices.map((device) => device.close()));
     try {
-      await this.#prepared.options.domain.abortJob();
+      await this.#prepared.options.domain.endBackup(this.#job.socketPath);
     } catch (error) {
-      if (!hasCode(error, 'DOMAIN_WRONG_STATE', 'DOMAIN_NOT_FOUND', 'NO_BACKUP_JOB')) {
+      if (!hasCode(error, 'DOMAIN_WRONG_STATE', 'DOMAIN_NOT_FOUND')) {
         this.notices.push(`the backup job could not be ended: ${toError(error).message}`);
       }
     }
