@@ -27,6 +27,8 @@ export interface PointContent {
   /** By disk name; read, not closed. */
   readonly disks: Readonly<Record<string, BlockDevice>>;
   readonly attachments?: Readonly<Record<string, Buffer>>;
+  /** By disk name; what recognises the disks at the hypervisor. */
+  readonly identities?: Readonly<Record<string, Readonly<Record<string, string>>>>;
   /** The point that the disks are ingested on top of. */
   readonly parent?: RecoveryPoint;
 }
@@ -98,7 +100,7 @@ export class FixtureRepository implements AsyncDisposable {
         sizeBytes: device.sizeBytes,
         root: keyToHex(result.root),
         dataBytes: Math.min(device.sizeBytes, result.dataChunks * this.repository.chunkBytes),
-        identity: {},
+        identity: content.identities?.[name] ?? {},
         kind: 'full',
         reason: 'first backup',
         stats: { changedBytes: 0, readBytes: result.readBytes, newChunkBytes: 0, storedBytes: 0 },

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -7,8 +8,11 @@ import { systemClock } from '../../appliance/core/clock.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';
 import type { ProcessEnd } from './verdict.ts';
 
+/** Marks everything that a process starts, daemons included, which leave its group but keep its environment. */
+const FAMILY_VARIABLE = 'UNDERSTUDY_TEST_FAMILY';
+
 /** How long processes that were told to end may take to disappear. */
-const GROUP_END_LIMIT_MS = 1_000;
+const END_LIMIT_MS = 1_000;
 
 /** Output beyond it is dropped in the middle, so that a file that prints in a loop cannot fill the memory. */
 const HEAD_LIMIT_CHARS = 512 * 1024;
@@ -22,15 +26,16 @@ export interface ProcessOptions {
 }
 
 /**
- * Runs a program as the leader of its own process group and waits for its end. Whatever is left of the group then is
- * named and killed. Standard input is empty.
+ * Runs a program as the leader of its own process group and waits for its end. Whatever is left then of the group, or of
+ * what descended from it, is named and killed. Standard input is empty.
  */
 export async function runProcess(command: readonly string[], options: ProcessOptions): Promise<ProcessEnd> {
   const [program, ...args] = command;
+  const family = randomUUID();
   const child = spawn(program ?? '', args, {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: options.env ?? process.env,
+    env: { ...(options.env ?? process.env), [FAMILY_VARIABLE]: family },
   });
   const output = captureOutput(child);
   const closed = once(child, 'close');
@@ -48,7 +53,7 @@ export async function runProcess(command: readonly string[], options: ProcessOpt
   options.signal?.addEventListener('abort', onAbort);
   try {
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
-    const leftBehind = await endGroup(pid);
+    const leftBehind = await endFamily(pid, family);
     await closed;
     return { output: output.text(), exitCode: child.exitCode, signal: child.signalCode, wasKilledAtLimit, leftBehind };
   } finally {
@@ -83,50 +88,64 @@ function captureOutput(child: ChildProcess): Capture {
   return capture;
 }
 
-/** Kills what is left of a process group; returns the command lines of those that did not go by themselves. */
-async function endGroup(groupId: number): Promise<string[]> {
-  const deadline = systemClock.elapsedMs() + GROUP_END_LIMIT_MS;
-  let members = await groupMembers(groupId);
-  while (members.length > 0 && systemClock.elapsedMs() < deadline) {
+interface Relative {
+  readonly pid: number;
+  readonly command: string;
+}
+
+/** Kills what is left of a process and its descendants; returns those that did not go by themselves. */
+async function endFamily(groupId: number, family: string): Promise<string[]> {
+  const deadlineMs = systemClock.elapsedMs() + END_LIMIT_MS;
+  let left = await relatives(groupId, family);
+  while (left.length > 0 && systemClock.elapsedMs() < deadlineMs) {
     await delay(20);
-    members = await groupMembers(groupId);
+    left = await relatives(groupId, family);
   }
-  if (members.length > 0) killGroup(groupId);
-  return members;
+  killGroup(groupId);
+  for (const { pid } of left) sendSignal(pid, 'SIGKILL');
+  return left.map(({ pid, command }) => `${command} (pid ${pid})`);
 }
 
-/** Command lines of the living processes of a group (zombies that nobody reaps do not count). */
-async function groupMembers(groupId: number): Promise<string[]> {
-  if (!isGroupAlive(groupId)) return [];
-  const members: string[] = [];
-  for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
-    try {
-      // proc(5): pid (comm) state ppid pgrp …; comm may hold spaces and brackets.
-      const stat = await readFile(`/proc/${pid}/stat`, 'latin1');
-      const [state, , pgrp] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      if (Number(pgrp) !== groupId || state === 'Z' || state === 'X') continue;
-      const command = await readFile(`/proc/${pid}/cmdline`, 'utf8');
-      members.push(`${command.replaceAll('\0', ' ').trim()} (pid ${pid})`);
-    } catch (error) {
-      if (!['ENOENT', 'ESRCH'].includes(systemErrorCode(error) ?? '')) throw error;
-    }
-  }
-  return members;
+/** Living processes of the group or with the family's mark (zombies that nobody reaps do not count). */
+async function relatives(groupId: number, family: string): Promise<Relative[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await Promise.all(pids.map((pid) => asRelative(pid, groupId, family)));
+  return found.filter((one) => one !== undefined);
 }
 
-function isGroupAlive(groupId: number): boolean {
-  return signalGroup(groupId, 0);
+async function asRelative(pid: number, groupId: number, family: string): Promise<Relative | undefined> {
+  try {
+    // proc(5): pid (comm) state ppid pgrp …; comm may hold spaces and brackets.
+    const stat = await readFile(`/proc/${pid}/stat`, 'latin1');
+    const [state, , pgrp] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    if (state === 'Z' || state === 'X') return undefined;
+    if (Number(pgrp) !== groupId && !(await hasMark(pid, family))) return undefined;
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8');
+    return { pid, command: command.replaceAll('\0', ' ').trim() };
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes(systemErrorCode(error) ?? '')) return undefined;
+    throw error;
+  }
+}
+
+async function hasMark(pid: number, family: string): Promise<boolean> {
+  try {
+    return (await readFile(`/proc/${pid}/environ`, 'latin1')).includes(`${FAMILY_VARIABLE}=${family}`);
+  } catch (error) {
+    // Somebody else's process is not ours.
+    if (['EACCES', 'EPERM'].includes(systemErrorCode(error) ?? '')) return false;
+    throw error;
+  }
 }
 
 function killGroup(groupId: number): void {
-  signalGroup(groupId, 'SIGKILL');
+  sendSignal(-groupId, 'SIGKILL');
 }
 
-function signalGroup(groupId: number, signal: NodeJS.Signals | 0): boolean {
+function sendSignal(target: number, signal: NodeJS.Signals): void {
   try {
-    return process.kill(-groupId, signal);
+    process.kill(target, signal);
   } catch (error) {
-    if (systemErrorCode(error) === 'ESRCH') return false;
-    throw error;
+    if (systemErrorCode(error) !== 'ESRCH') throw error;
   }
 }

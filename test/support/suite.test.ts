@@ -141,6 +141,12 @@ driver('kills and names processes that a file left behind', async () => {
   assert.deepEqual(tally(result), [1, 1, 0]);
 });
 
+driver('finds a daemon that left the process group, too', async () => {
+  const result = await runTrap('guarded/left-daemon.ts');
+  assert.match(result.leftBehind.join(), /^sleep 101 \(pid \d+\)$/);
+  assert.deepEqual(tally(result), [1, 1, 0]);
+});
+
 driver('does not believe counts that hide a skip or do not add up', async () => {
   const skip = await runTrap('guarded/unexplained-skip.ts');
   assert.deepEqual(skip.problems, ['tests were skipped without a reason']);
