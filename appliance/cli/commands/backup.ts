@@ -53,6 +53,7 @@ async function backup(run: CommandRun, [given = '']: readonly string[], options:
 
 function renderBackup(report: BackupReport, run: CommandRun): string {
   const { paint } = run;
+  const isMixed = report.disks.some((disk) => disk.kind !== report.kind);
   const columns: Column<BackupDiskReport>[] = [
     { title: 'DISK', cell: (disk) => plain(disk.name) },
     { title: 'SIZE', align: 'right', cell: (disk) => formatBytes(disk.sizeBytes) },
@@ -60,7 +61,7 @@ function renderBackup(report: BackupReport, run: CommandRun): string {
     { title: 'READ', align: 'right', cell: (disk) => formatBytes(disk.readBytes) },
     { title: 'NEW', align: 'right', cell: (disk) => formatBytes(disk.newChunkBytes) },
     { title: 'STORED', align: 'right', cell: (disk) => formatBytes(disk.storedBytes) },
-    { title: 'KIND', cell: (disk) => disk.kind },
+    ...(isMixed ? [{ title: 'KIND', cell: (disk: BackupDiskReport) => disk.kind }] : []),
   ];
   const head = `${paint(['bold', 'green'], report.point)}  ${plain(report.machine)}, ${formatTime(report.createdAt)}, ${report.consistency}`;
   const stored = report.disks.reduce((sum, disk) => sum + disk.storedBytes, 0);

@@ -14,12 +14,12 @@ export function addPoints(program: Command, cli: CliRun): void {
     usage: 'points [machine]',
     summary: 'list the recovery points',
     description:
-      'Lists the recovery points of all machines, or of one (by name or id), oldest first. DATA is what the point holds, ' +
+      'Lists the recovery points of all machines, or of one (by name or id), newest first. DATA is what the point holds, ' +
       'NEW what no earlier point held, STORED what that takes in the repository.',
     examples: [
       ['understudy points', 'all machines'],
       ['understudy points web', 'one machine'],
-      ["understudy points web --json | jq -r '.[-1].id'", 'the id of the newest'],
+      ["understudy points web --json | jq -r '.[0].id'", 'the id of the newest'],
     ],
     action: points,
   });
