@@ -23,26 +23,31 @@ export async function* guardEach<T>(items: AsyncIterable<T>): AsyncGenerator<T, 
 /** An error of an operation on an open database. */
 export function levelError(error: unknown): ApplianceError {
   if (error instanceof ApplianceError) return error;
-  const text = textOf(error);
-  if (/No space left|ENOSPC|quota exceeded/i.test(text)) {
-    return new ApplianceError('NO_SPACE', 'no space left for the catalog', { cause: error });
-  }
   if (systemErrorCode(error) === 'LEVEL_DATABASE_NOT_OPEN') {
     return new ApplianceError('CLOSED', 'the catalog was closed', { cause: error });
   }
-  return catalogDamaged(text, error);
+  return causedBy(error);
 }
 
-/** An error of opening: LOCKED when another process has it, else as `levelError`. */
+/** An error of opening: LOCKED when another process has it, else by its cause. */
 export function openError(error: unknown, directory: string): ApplianceError {
+  if (error instanceof ApplianceError) return error;
   const cause = error instanceof Error ? error.cause : undefined;
   if (systemErrorCode(cause) === 'LEVEL_LOCKED') {
     return new ApplianceError('LOCKED', `the catalog in ${directory} is in use by another process`, { cause: error });
   }
-  return levelError(error);
+  return causedBy(error);
 }
 
-function textOf(error: unknown): string {
-  const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : '';
-  return `${toError(error).message}${cause}`;
+function causedBy(error: unknown): ApplianceError {
+  const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  const text = toError(cause).message;
+  if (/No space left|quota exceeded/i.test(text)) {
+    return new ApplianceError('NO_SPACE', 'no space left for the catalog', { cause: error });
+  }
+  // A file that is missing is damage; one that cannot be read or written is the device's or the permissions' fault.
+  if (systemErrorCode(cause) === 'LEVEL_IO_ERROR' && !/No such file/i.test(text)) {
+    return new ApplianceError('IO_FAILED', `the catalog cannot be read or written: ${text}`, { cause: error });
+  }
+  return catalogDamaged(text, error);
 }

@@ -4,6 +4,7 @@ import type { BlockDevice } from '../../appliance/block/block-device.ts';
 import { walkExtents } from '../../appliance/block/extent-walk.ts';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
 import { type ContentKey, keyAt, keyFromHex, keyToHex, ZERO_KEY } from '../../appliance/core/content-id.ts';
+import { type FileSystem, realFileSystem } from '../../appliance/core/file-system.ts';
 import { type MachineId, newPointId, parseMachineId } from '../../appliance/core/ids.ts';
 import {
   newRepositoryConfig,
@@ -20,6 +21,8 @@ import { ingest } from '../../appliance/volume/ingest.ts';
 export interface FixtureOptions {
   readonly isEncrypted?: boolean;
   readonly resources?: Partial<RepositoryResources>;
+  /** What the repository is written through; the catalog always uses the real one. */
+  readonly fileSystem?: FileSystem;
 }
 
 export interface PointContent {
@@ -79,10 +82,16 @@ export class FixtureRepository implements AsyncDisposable {
   }
 
   /** Closes everything and opens it again from the same directory, as a restart of the service does. */
-  async reopen(): Promise<FixtureRepository> {
+  async reopen(changes: FixtureOptions = {}): Promise<FixtureRepository> {
     await this.close();
-    const made = await open(this.directory, this.#secret, this.#options);
-    return new FixtureRepository(this.directory, made, this.#secret, this.#options);
+    const options = { ...this.#options, ...changes };
+    const made = await open(this.directory, this.#secret, options);
+    return new FixtureRepository(this.directory, made, this.#secret, options);
+  }
+
+  /** The repository over another catalog, for rebuilding it. */
+  openRepository(catalog: Catalog): Promise<Repository> {
+    return openRepository(this.directory, this.#secret, this.#options, catalog);
   }
 
   /** Makes a recovery point that is durable and listed. */
@@ -160,7 +169,22 @@ async function open(
   options: FixtureOptions,
 ): Promise<{ repository: Repository; catalog: Catalog }> {
   const catalog = await Catalog.open(join(directory, 'catalog'));
-  const store = await DirectoryStore.open(join(directory, 'repository'));
+  try {
+    return { catalog, repository: await openRepository(directory, secret, options, catalog) };
+  } catch (error) {
+    await catalog.close();
+    throw error;
+  }
+}
+
+async function openRepository(
+  directory: string,
+  secret: { readonly config: RepositoryConfig; readonly masterKey: Buffer },
+  options: FixtureOptions,
+  catalog: Catalog,
+): Promise<Repository> {
+  const fileSystem = options.fileSystem ?? realFileSystem;
+  const store = await DirectoryStore.open(join(directory, 'repository'), fileSystem);
   const resources = { ...SMALL_RESOURCES, ...options.resources };
-  return { catalog, repository: new Repository({ ...secret, store, index: catalog, resources }) };
+  return new Repository({ ...secret, store, fileSystem, index: catalog, resources });
 }
