@@ -76,7 +76,7 @@ export class OperationRun {
     if (response.destroyed) this.abort('the client went away');
     response.writeHead(200, { 'content-type': CONTENT_TYPE, 'cache-control': 'no-store' });
     this.send({ started: { id: this.id } });
-    logger.info({ operation: this.name, id: this.id }, 'started');
+    logger.info({ operation: this.name, id: this.id, params: this.options.params }, 'started');
     const code = await this.perform();
     response.end();
     const durationMs = Math.round(this.clock.elapsedMs() - startedMs);

@@ -39,10 +39,16 @@ export class ProgressDisplay implements Disposable {
     this.clear();
   }
 
+  /** Some terminals, serial consoles among them, say that they have none. */
+  private columns(): number {
+    const { columns = 0 } = this.io.stderr;
+    return columns > 0 ? columns : DEFAULT_COLUMNS;
+  }
+
   private start(): SingleBar {
     const bar = new SingleBar({
       stream: this.io.stderr,
-      format: () => this.meter.line((this.io.stderr.columns ?? DEFAULT_COLUMNS) - 1),
+      format: () => this.meter.line(this.columns() - 1),
       fps: REDRAWS_PER_SECOND,
       clearOnComplete: true,
       stopOnComplete: false,

@@ -18,17 +18,13 @@ interface Sample {
 
 /** Rate and time left of one phase, from the progress that was reported and when. Pure but for what it was told. */
 export class ProgressMeter {
-  private phase: string | undefined;
   private samples: Sample[] = [];
   private latest: Progress | undefined;
 
-  update(progress: Progress, atMs: number): void {
+  update(reported: Progress, atMs: number): void {
+    const progress = this.isContinued(reported) ? this.withoutStepBack(reported) : this.begin(reported, atMs);
     const last = this.samples.at(-1);
-    // A count that goes back belongs to another piece of work of the same name.
-    if (progress.phase !== this.phase || (this.latest !== undefined && progress.done < this.latest.done)) {
-      this.phase = progress.phase;
-      this.samples = [{ atMs, done: progress.done }];
-    } else if (last === undefined || atMs - last.atMs >= MIN_SAMPLE_MS) {
+    if (last === undefined || atMs - last.atMs >= MIN_SAMPLE_MS) {
       this.samples.push({ atMs, done: progress.done });
       while (this.samples.length > 2 && atMs - (this.samples[1]?.atMs ?? atMs) >= WINDOW_MS) this.samples.shift();
     }
@@ -64,6 +60,22 @@ export class ProgressMeter {
       ...(remainingMs === undefined ? [] : [`ETA ${formatCountdown(remainingMs)}`]),
     ];
     return [plain(latest.phase), ...facts].join('  ').slice(0, Math.max(0, width));
+  }
+
+  /** Much less than before belongs to another piece of work of the same name. */
+  private isContinued(progress: Progress): boolean {
+    const { latest } = this;
+    return latest !== undefined && progress.phase === latest.phase && progress.done >= latest.done / 2;
+  }
+
+  /** Parallel work may report in a slightly different order than it was done. */
+  private withoutStepBack(progress: Progress): Progress {
+    return { ...progress, done: Math.max(progress.done, this.latest?.done ?? 0) };
+  }
+
+  private begin(progress: Progress, atMs: number): Progress {
+    this.samples = [{ atMs, done: progress.done }];
+    return progress;
   }
 }
 

@@ -177,6 +177,15 @@ test('progress shows share, amount, rate of the last seconds and the time left',
   assert.equal(meter.line(10), 'backing up');
 });
 
+test('progress that steps back a little, as parallel work reports it, keeps its rate', () => {
+  const meter = new ProgressMeter();
+  for (let step = 0; step <= 40; step += 1) {
+    const done = (step * 10 - (step % 2) * 15) * MIB;
+    meter.update({ phase: 'backing up vda', done: Math.max(0, done), total: GIB, unit: 'bytes' }, step * 100);
+  }
+  assert.match(meter.line(200), /400 MiB of 1 GiB {2}100 MiB\/s {2}ETA 0:07$/);
+});
+
 test('progress without a total shows what was done; a new phase begins anew', () => {
   const meter = new ProgressMeter();
   meter.update({ phase: 'collecting', done: 5_000, total: 0, unit: 'items' }, 0);
