@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+import { execFileSync } from 'node:child_process';
+import { systemClock } from '../appliance/core/clock.ts';
+import { type DiskInput, sparseDisk } from './disk-input.ts';
+import { canRun, type ProcessFigures } from './measured-process.ts';
+import type { BenchOptions } from './options.ts';
+import type { ProbeReport } from './probe.ts';
+import { serveRaw } from './server-process.ts';
+import { run } from '../lab/run.ts';
+import { UnderstudyCommand } from './understudy-command.ts';
+import type { Workspace } from './workspace.ts';
+
+/** The huge disk of the rows that need one, and the share of data in it: 1 GiB for an input of 8 GiB. */
+export const LARGE_DISK_BYTES: number = 8 * 1024 ** 4;
+const SPARSE_DATA_SHARE = 1 / 8;
+
+/** What one process of ours used of the machine, by the probe. */
+export interface Usage {
+  readonly row: string;
+  readonly peakRssBytes: number;
+  readonly maxDelayMs: number | undefined;
+  /** The longest delays, and when after the start of the process. */
+  readonly longest: ProbeReport['longest'];
+}
+
+/** What the rows share: options, input, our commands, and results that one row leaves for another. */
+export class BenchContext {
+  readonly options: BenchOptions;
+  readonly workspace: Workspace;
+  readonly input: DiskInput;
+  readonly understudy: UnderstudyCommand;
+  readonly usages: Usage[] = [];
+  /** Wall times of our first backups of the input disk, in seconds. */
+  readonly firstBackups: number[] = [];
+  readonly #beganMs = systemClock.elapsedMs();
+  readonly #present = new Map<string, boolean>();
+  #fullState: Promise<string> | undefined;
+  #compressedImage: Promise<string> | undefined;
+  #largeDisk: Promise<string> | undefined;
+  #largeState: Promise<string> | undefined;
+
+  constructor(options: BenchOptions, workspace: Workspace, input: DiskInput) {
+    this.options = options;
+    this.workspace = workspace;
+    this.input = input;
+    this.understudy = new UnderstudyCommand(workspace);
+  }
+
+  say(sentence: string): void {
+    const seconds = (systemClock.elapsedMs() - this.#beganMs) / 1000;
+    process.stderr.write(`${seconds.toFixed(0).padStart(5)} s  ${sentence}\n`);
+  }
+
+  async has(command: string): Promise<boolean> {
+    const known = this.#present.get(command);
+    if (known !== undefined) return known;
+    const isPresent = await canRun(command, command === 'restic' ? ['version'] : ['--version']);
+    this.#present.set(command, isPresent);
+    return isPresent;
+  }
+
+  /** Notes what a process of ours used. */
+  use(row: string, by: ProcessFigures | ProbeReport | undefined): void {
+    const probe = by !== undefined && 'probe' in by ? by.probe : by;
+    if (probe === undefined) return;
+    this.usages.push({ row, peakRssBytes: probe.peakRssBytes, maxDelayMs: probe.maxDelayMs, longest: probe.longest });
+  }
+
+  /** Lets the kernel write what the last run left, so that the next does not pay for it. */
+  settle(): void {
+    execFileSync('sync');
+  }
+
+  /** A state directory with one point of the input disk. */
+  fullState(): Promise<string> {
+    this.#fullState ??= this.#makeFullState();
+    return this.#fullState;
+  }
+
+  keepFullState(stateDirectory: string): void {
+    this.#fullState = Promise.resolve(stateDirectory);
+  }
+
+  /** The input disk as a qcow2 image, compressed with zstd by qemu-img. */
+  compressedImage(): Promise<string> {
+    this.#compressedImage ??= this.#makeCompressedImage();
+    return this.#compressedImage;
+  }
+
+  keepCompressedImage(path: string): void {
+    this.#compressedImage = Promise.resolve(path);
+  }
+
+  /** Bytes of data on the sparse disks. */
+  get sparseDataBytes(): number {
+    return this.input.sizeBytes * SPARSE_DATA_SHARE;
+  }
+
+  /** A raw file of 8 TiB with little data in it. */
+  largeDisk(): Promise<string> {
+    this.#largeDisk ??= this.#makeLargeDisk();
+    return this.#largeDisk;
+  }
+
+  /** A state directory with one point of the large disk. */
+  largeState(): Promise<string> {
+    this.#largeState ??= this.#makeLargeState();
+    return this.#largeState;
+  }
+
+  keepLargeState(stateDirectory: string): void {
+    this.#largeState = Promise.resolve(stateDirectory);
+  }
+
+  async #makeLargeDisk(): Promise<string> {
+    const path = this.workspace.path('large.raw');
+    await sparseDisk(this.input, { path, sizeBytes: LARGE_DISK_BYTES, dataBytes: this.sparseDataBytes });
+    return path;
+  }
+
+  async #makeLargeState(): Promise<string> {
+    this.say('preparing: a repository with one point of an 8 TiB disk');
+    const state = this.workspace.path('state-large');
+    await this.understudy.init(state);
+    await using source = await serveRaw(await this.largeDisk(), this.workspace.socketPath('source'));
+    await this.understudy.backup(state, source.uri());
+    return state;
+  }
+
+  async #makeFullState(): Promise<string> {
+    this.say('preparing: a repository with one point');
+    const state = this.workspace.path('state-full');
+    await this.understudy.init(state);
+    await using source = await serveRaw(this.input.path, this.workspace.socketPath('source'));
+    const figures = await this.understudy.backup(state, source.uri());
+    this.firstBackups.push(figures.wallMs / 1000);
+    return state;
+  }
+
+  async #makeCompressedImage(): Promise<string> {
+    this.say('preparing: a compressed qcow2 image');
+    const path = this.workspace.path('disk.qcow2');
+    const args = ['convert', '-f', 'raw', '-c', '-O', 'qcow2', '-o', 'compression_type=zstd', this.input.path, path];
+    await run('qemu-img', args, { timeoutMs: 30 * 60_000 });
+    return path;
+  }
+}
