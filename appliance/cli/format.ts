@@ -73,7 +73,7 @@ export function count(number: number, noun: string, plural: string = `${noun}s`)
 
 /** `×2.41`; a dash when there is nothing to compare with. */
 export function formatRatio(of: number, to: number): string {
-  return to === 0 ? '–' : `× ${threeDigits(of / to)}`;
+  return of === 0 || to === 0 ? '–' : `× ${threeDigits(of / to)}`;
 }
 
 /** Text from outside without anything that a terminal would obey. */

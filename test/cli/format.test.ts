@@ -133,7 +133,7 @@ test('counts and ratios', () => {
     [count(1, 'disk'), count(0, 'disk'), count(12_345, 'chunk')],
     ['1 disk', '0 disks', '12,345 chunks'],
   );
-  assert.deepEqual([formatRatio(16, 6), formatRatio(0, 0)], ['× 2.67', '–']);
+  assert.deepEqual([formatRatio(16, 6), formatRatio(1, 0), formatRatio(0, 1)], ['× 2.67', '–', '–']);
 });
 
 test('text from outside has no control characters left', () => {

@@ -203,7 +203,12 @@ export const fakeResults: {
     startedAt: '2026-11-21T14:10:00.000Z',
     writtenBytes: 42 * MIB,
   },
-  stop: { name: 'web-3f2a91c0', discarded: false, writtenBytes: 42 * MIB, outcome: 'the machine is shut off' },
+  stop: {
+    name: 'web-3f2a91c0',
+    discarded: false,
+    writtenBytes: 42 * MIB,
+    outcome: 'web-3f2a91c0 was switched off; what it had written is kept',
+  },
   export: {
     id: 'export-1',
     uri: 'nbd+unix:///vda?socket=/run/understudy/nbd.sock',

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { BootedMachine, BootReport, StopReport } from '../../api/operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
-import { capitalized, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
+import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, renderFields, renderTable } from '../table.ts';
@@ -110,12 +110,11 @@ function renderBoot(report: BootReport, run: CommandRun): string {
     ],
     paint,
   );
-  const changes = report.changes.map((change) => `  ${capitalized(plain(change))}\n`);
+  const changes = report.changes.map((change) => `  - ${plain(change)}\n`);
   const changed = changes.length === 0 ? '' : `\nChanged to start it here:\n${changes.join('')}`;
   return `${paint(['bold', 'green'], name)} runs, ${formatDuration(report.durationMs)} after the call.\n${facts}${changed}\n\`understudy stop ${name}\` stops it; add --discard to remove all of it.\n`;
 }
 
 function renderStop(report: StopReport): string {
-  const what = report.discarded ? 'given up' : 'kept';
-  return `${plain(report.name)}: ${plain(report.outcome)} ${formatBytes(report.writtenBytes)} that it wrote ${what}.\n`;
+  return `${plain(report.outcome)}\nIt had written ${formatBytes(report.writtenBytes)}.\n`;
 }

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import type { MachineDetails, MachineDisk, MachineSummary } from '../../api/operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';
-import { capitalized, formatAge, formatBytes, formatTime, plain } from '../format.ts';
+import { formatAge, formatBytes, formatTime, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
 
@@ -78,7 +78,7 @@ function renderMachine(machine: MachineDetails, run: CommandRun): string {
     `${paint('bold', plain(machine.name))}\n${facts}`,
     machine.disks.length === 0 ? 'It has no disks.\n' : indented(renderTable(machine.disks, columns, paint)),
     reasons.map((disk) => `  ${plain(disk.name)}: ${plain(disk.reason)}\n`).join(''),
-    machine.notes.map((note) => `  ${capitalized(plain(note))}\n`).join(''),
+    machine.notes.map((note) => `  - ${plain(note)}\n`).join(''),
   ];
   return sections.filter((section) => section !== '').join('\n');
 }

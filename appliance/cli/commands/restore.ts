@@ -5,7 +5,7 @@ import { ApplianceError } from '../../core/errors.ts';
 import { confirmByName } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
-import { capitalized, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
+import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, indented, renderTable } from '../table.ts';
@@ -109,7 +109,7 @@ function renderRestore(report: RestoreReport, run: CommandRun): string {
     { title: 'TO', cell: (target) => plain(target.to) },
   ];
   const machine = report.machine === null ? '' : ` as ${run.paint(['bold', 'green'], plain(report.machine))}`;
-  const changes = report.changes.map((change) => `  ${capitalized(plain(change))}\n`);
+  const changes = report.changes.map((change) => `  - ${plain(change)}\n`);
   const changed = changes.length === 0 ? '' : `\nChanged:\n${changes.join('')}`;
   const head = `Restored ${report.point}${machine} in ${formatDuration(report.durationMs)}.`;
   return `${head}\n\n${indented(renderTable(report.targets, columns, run.paint))}${changed}`;
