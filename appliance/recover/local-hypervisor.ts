@@ -3,8 +3,7 @@ import { chmod, chown, stat } from 'node:fs/promises';
 import { dirname, relative } from 'node:path';
 import { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
-import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
-import { qemuOwner, type QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
+import type { QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 
 const URI = /^[a-z]+(?:\+([a-z0-9]+))?:\/\/([^/?#]*)/i;
 /** Search permission for everybody: names below can be used by those who know them, and not listed. */
@@ -25,7 +24,8 @@ export function checkIsLocal(uri: string): void {
 }
 
 export interface AccessRequest {
-  readonly connection: LibvirtConnection;
+  /** Who QEMU runs as; undefined for a session daemon. */
+  readonly owner: QemuOwner | undefined;
   /** The unix socket of the NBD server. */
   readonly socketPath: string;
   /** Directories and files of ours that QEMU must reach, beneath `ownDirectory`. */
@@ -41,7 +41,7 @@ export interface AccessRequest {
  * @throws ApplianceError BOOT_FAILED, with the directory in the way; IO_FAILED
  */
 export async function letQemuReach(request: AccessRequest): Promise<void> {
-  const owner = await qemuOwner(request.connection);
+  const { owner } = request;
   if (owner === undefined || owner.uid === 0 || owner.uid === process.getuid?.()) return;
   for (const path of [request.socketPath, ...request.paths]) {
     for (const directory of ancestors(path)) await letSearch(directory, request, owner);

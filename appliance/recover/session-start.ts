@@ -6,6 +6,7 @@ import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import { readHostFacts } from '../hypervisor/libvirt/host-facts.ts';
+import { qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import { bootDefinition } from './boot-definition.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { letQemuReach } from './local-hypervisor.ts';
@@ -82,7 +83,7 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
   }
   const nvramPath = await restoreNvram(start);
   await letQemuReach({
-    connection,
+    owner: await qemuOwner(connection),
     socketPath: address.path,
     ownDirectory: parts.stateDirectory,
     paths: nvramPath === undefined ? [] : [nvramPath],
