@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { CheckReport, GcReport, OperationContext, StatusReport } from '../api/operations.ts';
 import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
+import { rootsOf } from '../repository/manifest.ts';
 import { check } from '../repository/scrub.ts';
 import type { Core, Foundation } from './core.ts';
 
@@ -36,11 +37,13 @@ export async function repositoryStatus(
 /** Frees what no point reaches; errors as `repository/garbage-collector.ts`. */
 export async function collectGarbage(
   { clock }: Foundation,
-  { repository, catalog }: Core,
+  { repository, catalog, recover }: Core,
   isNow: boolean,
   context: OperationContext,
 ): Promise<GcReport> {
   const startedMs = clock.elapsedMs();
+  // A point that is exported or booted is read to the end, also when its manifest is gone.
+  using _ = repository.hold(recover.heldPoints().flatMap((point) => rootsOf(point).maps));
   const result = await collect(repository, catalog, {
     clock,
     graceMs: isNow ? 0 : DEFAULT_GRACE_MS,

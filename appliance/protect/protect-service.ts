@@ -10,7 +10,7 @@ import { ApplianceError, hasCode, toError } from '../core/errors.ts';
 import { type MachineId, parseMachineId } from '../core/ids.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
-import type { RecoveryPoint } from '../repository/manifest.ts';
+import { type RecoveryPoint, rootsOf } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
 import { runBackup } from './backup-run.ts';
 import { byAge } from './point-selector.ts';
@@ -121,10 +121,38 @@ export class ProtectService {
     if (this.#running.has(machineId)) throw new ApplianceError('DOMAIN_BUSY', `a backup of ${name} is running already`);
     this.#running.add(machineId);
     try {
-      const points = await this.#options.catalog.points();
-      return await action(points.filter(({ machine }) => machine.id === machineId).sort(byAge)[0]);
+      using base = await this.#holdNewest(machineId);
+      return await action(base.point);
     } finally {
       this.#running.delete(machineId);
+    }
+  }
+
+  /**
+   * The newest point of the machine, kept from garbage collection: an incremental shares its unchanged nodes without
+   * reading them, and the point may be deleted while the run goes on. The manifest is looked for after the hold was
+   * taken, so that a collection saw one of the two.
+   */
+  async #holdNewest(machineId: MachineId): Promise<Disposable & { readonly point: RecoveryPoint | undefined }> {
+    const { catalog, repository } = this.#options;
+    const points = await catalog.points();
+    for (const point of points.filter(({ machine }) => machine.id === machineId).sort(byAge)) {
+      const hold = repository.hold(rootsOf(point).maps);
+      if (await this.#exists(point)) return { point, [Symbol.dispose]: () => hold[Symbol.dispose]() };
+      hold[Symbol.dispose]();
+    }
+    return { point: undefined, [Symbol.dispose]: () => undefined };
+  }
+
+  async #exists(point: RecoveryPoint): Promise<boolean> {
+    try {
+      await this.#options.repository.manifests.get({ machineId: point.machine.id, pointId: point.id });
+      return true;
+    } catch (error) {
+      if (hasCode(error, 'OBJECT_NOT_FOUND')) return false;
+      // Damaged, but there: nothing is collected before that is mended.
+      if (hasCode(error, 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) return true;
+      throw error;
     }
   }
 
