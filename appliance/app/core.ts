@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Catalog } from '../catalog/catalog.ts';
 import { reconcile, type ReconcileReport } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
+import { systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
 import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
@@ -64,6 +65,7 @@ export async function startCore(
   scope.use(repository);
   const connections = scope.use(new ConnectionCache());
   const runtimeDirectory = await prepareDirectory(state.runtimePath, 0o711);
+  scope.defer(() => removeIfEmpty(runtimeDirectory));
   const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), 0o711);
   const nbd = scope.use(await NbdServer.listen({ listen: { kind: 'unix', path: join(runtimeDirectory, 'nbd.sock') } }));
   const protect = new ProtectService({
@@ -103,5 +105,15 @@ async function prepareDirectory(path: string, mode: number): Promise<string> {
     return path;
   } catch (error) {
     throw storageError(error, 'create the directory', path);
+  }
+}
+
+/** Another process may have made it its own meanwhile, and a backup that was killed may have left something to be ended. */
+async function removeIfEmpty(path: string): Promise<void> {
+  try {
+    await rmdir(path);
+  } catch (error) {
+    const code = systemErrorCode(error);
+    if (code !== 'ENOTEMPTY' && code !== 'ENOENT') throw storageError(error, 'remove the directory', path);
   }
 }
