@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process';
 import { systemClock } from '../appliance/core/clock.ts';
+import { ApplianceError } from '../appliance/core/errors.ts';
 import { type DiskInput, sparseDisk } from './disk-input.ts';
 import { canRun, type ProcessFigures } from './measured-process.ts';
 import type { BenchOptions } from './options.ts';
@@ -34,6 +35,7 @@ export class BenchContext {
   readonly firstBackups: number[] = [];
   readonly #beganMs = systemClock.elapsedMs();
   readonly #present = new Map<string, boolean>();
+  #isInterrupted = false;
   #fullState: Promise<string> | undefined;
   #compressedImage: Promise<string> | undefined;
   #largeDisk: Promise<string> | undefined;
@@ -46,7 +48,14 @@ export class BenchContext {
     this.understudy = new UnderstudyCommand(workspace);
   }
 
+  /** Ctrl-C also ends the program that runs just now; everything that is open is cleaned up on the way out. */
+  interrupt(): void {
+    this.#isInterrupted = true;
+  }
+
+  /** Tells what comes next. @throws ApplianceError ABORTED when the benchmark was interrupted meanwhile */
   say(sentence: string): void {
+    if (this.#isInterrupted) throw new ApplianceError('ABORTED', 'the benchmark was interrupted');
     const seconds = (systemClock.elapsedMs() - this.#beganMs) / 1000;
     process.stderr.write(`${seconds.toFixed(0).padStart(5)} s  ${sentence}\n`);
   }

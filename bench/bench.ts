@@ -9,6 +9,7 @@ import { machineFacts } from './machine.ts';
 import { type BenchOptions, parseOptions, type RowName, USAGE } from './options.ts';
 import { type BenchReport, markdownReport, textReport } from './report.ts';
 import { resourceComparisons } from './resources.ts';
+import { boot } from './rows/boot.ts';
 import { exportReads } from './rows/export-reads.ts';
 import { firstBackup } from './rows/first-backup.ts';
 import { incremental } from './rows/incremental.ts';
@@ -29,6 +30,7 @@ const ROWS: Readonly<Record<RowName, (bench: BenchContext) => Promise<Comparison
   'open-export': openExport,
   'export-reads': exportReads,
   restore,
+  boot,
 };
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -56,6 +58,9 @@ async function runBench(options: BenchOptions, argv: readonly string[]): Promise
     process.stderr.write(`input: ${sentence}\n`);
   });
   const bench = new BenchContext(options, workspace, input);
+  process.on('SIGINT', () => {
+    bench.interrupt();
+  });
   const comparisons: Comparison[] = [];
   for (const row of options.rows) comparisons.push(...(await ROWS[row](bench)));
   comparisons.push(...resourceComparisons(bench.usages));
@@ -78,3 +83,4 @@ try {
   process.stderr.write(`error ${error.code}: ${error.message}\n${error.hint}\n`);
   process.exitCode = error.exitCode;
 }
+process.exit();

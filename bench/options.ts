@@ -10,6 +10,7 @@ export const ROW_NAMES = [
   'open-export',
   'export-reads',
   'restore',
+  'boot',
 ] as const;
 export type RowName = (typeof ROW_NAMES)[number];
 
