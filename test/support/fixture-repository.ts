@@ -89,6 +89,12 @@ export class FixtureRepository implements AsyncDisposable {
     return new FixtureRepository(this.directory, made, this.#secret, options);
   }
 
+  /** Opens a copy of this repository's files that lies in another directory. */
+  async openCopy(directory: string, changes: FixtureOptions = {}): Promise<FixtureRepository> {
+    const options = { ...this.#options, ...changes };
+    return new FixtureRepository(directory, await open(directory, this.#secret, options), this.#secret, options);
+  }
+
   /** The repository over another catalog, for rebuilding it. */
   openRepository(catalog: Catalog): Promise<Repository> {
     return openRepository(this.directory, this.#secret, this.#options, catalog);
