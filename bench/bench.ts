@@ -83,4 +83,3 @@ try {
   process.stderr.write(`error ${error.code}: ${error.message}\n${error.hint}\n`);
   process.exitCode = error.exitCode;
 }
-process.exit();
