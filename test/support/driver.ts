@@ -2,6 +2,7 @@
 import { glob, readFile } from 'node:fs/promises';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { withoutCounts } from './counts.ts';
+import { patience } from './patience.ts';
 import { runProcess } from './run-process.ts';
 import { judgeCheck, judgeFile, type Verdict } from './verdict.ts';
 
@@ -37,7 +38,7 @@ export function checkTasks(): Task[] {
     name,
     command,
     kind: 'check',
-    limitMs: CHECK_LIMIT_MS,
+    limitMs: CHECK_LIMIT_MS * patience(),
   });
   return [
     check('types (tsc)', ['node_modules/.bin/tsc', '-p', '.']),
@@ -59,7 +60,7 @@ export async function fileTasks(filters: readonly string[], limitMs: number): Pr
         name: path,
         command: [process.execPath, path],
         kind: 'file',
-        limitMs: own === undefined ? limitMs : Number(own) * 1_000,
+        limitMs: (own === undefined ? limitMs : Number(own) * 1_000) * patience(),
       };
     }),
   );

@@ -14,7 +14,7 @@ const LIMIT_MS = 20_000;
 
 async function runTrap(path: string, env: NodeJS.ProcessEnv = {}, limitMs = LIMIT_MS): Promise<ProcessEnd & Verdict> {
   const command = [process.execPath, join(import.meta.dirname, 'traps', path)];
-  const { REQUIRE_PEERS: _, ...inherited } = process.env;
+  const { REQUIRE_PEERS: _, UNDERSTUDY_TEST_PATIENCE: __, ...inherited } = process.env;
   const end = await runProcess(command, { limitMs, env: { ...inherited, ...env } });
   return { ...end, ...judgeFile(end) };
 }

@@ -4,6 +4,7 @@ import { pathToFileURL } from 'node:url';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { toError } from '../../appliance/core/errors.ts';
 import { type Counts, encodeCounts, type Skip } from './counts.ts';
+import { patience } from './patience.ts';
 import { arePeersRequired, missingRequirements } from './requirements.ts';
 import { type TestContext, TestScope } from './test-scope.ts';
 
@@ -21,7 +22,7 @@ import { type TestContext, TestScope } from './test-scope.ts';
 export interface TestOptions {
   /** Programs that must exist, or files when there is a slash in the name; otherwise the test is skipped with the reason. */
   readonly requires?: readonly string[];
-  /** Time budget of one test, without the disposal of its resources. */
+  /** Time budget of one test, without the disposal of its resources; stretched by UNDERSTUDY_TEST_PATIENCE. */
   readonly timeoutMs?: number;
 }
 
@@ -90,7 +91,7 @@ class FileRun {
         title,
         body,
         requires: [...(options.requires ?? []), ...(testOptions.requires ?? [])],
-        timeoutMs: testOptions.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
+        timeoutMs: (testOptions.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS) * patience(),
       });
     };
   }
@@ -115,7 +116,7 @@ class FileRun {
     }
     await uvu.exec();
     this.#phase = 'ended';
-    setTimeout(() => this.#endLingering(), LINGER_LIMIT_MS).unref();
+    setTimeout(() => this.#endLingering(), LINGER_LIMIT_MS * patience()).unref();
   }
 
   #skipReason(test: TestEntry): string | undefined {

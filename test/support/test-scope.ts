@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { toError } from '../../appliance/core/errors.ts';
+import { patience } from './patience.ts';
 
 /** How long one resource may take to go away. */
 const DISPOSAL_LIMIT_MS = 10_000;
@@ -64,7 +65,7 @@ export class TestScope implements TestContext {
     this.#isClosed = true;
     for (const dispose of this.#disposals.reverse()) {
       try {
-        await within(DISPOSAL_LIMIT_MS, 'a cleanup', async () => dispose());
+        await within(DISPOSAL_LIMIT_MS * patience(), 'a cleanup', async () => dispose());
       } catch (error) {
         errors.push(new Error(`cleanup failed: ${toError(error).message}`, { cause: error }));
       }
