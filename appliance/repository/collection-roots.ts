@@ -27,8 +27,9 @@ export interface CollectionRoots {
 }
 
 /**
- * Lists what garbage collection marks from: every point, every deleted point within its grace period, lost points, and
- * what is held. A single manifest that cannot be read fails it: its contents must not be taken for garbage.
+ * Lists what garbage collection marks from: every point, every deleted point within its grace period, lost points, points
+ * that only the catalog lists, and what is held. A single manifest that cannot be read fails it: its contents must not be
+ * taken for garbage.
  * @throws ApplianceError REPOSITORY_CORRUPT, REPOSITORY_FORMAT, IO_FAILED, CATALOG_DAMAGED
  */
 export function gatherRoots(
@@ -73,6 +74,9 @@ async function gather(
     deleted.push({ ref, point, deletedAtMs: Date.parse(deletedAt) });
   }
   for (const { deletedAtMs } of deleted) newestMs = Math.max(newestMs, deletedAtMs);
+  // A listing that is short tells no error: what the catalog lists besides is kept until `reconcile` has looked into it.
+  const accounted = new Set([...listed, ...deleted.map(({ ref }) => ref.pointId)]);
+  for (const point of await index.points()) if (!accounted.has(point.id)) keep(point);
 
   const clockDoubt = time.graceMs === 0 ? 'none' : doubtOf(time, newestMs, before);
   const isExpired = (deletedAtMs: number): boolean =>
