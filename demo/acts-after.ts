@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { rm } from 'node:fs/promises';
 import type { BootedMachine, CheckReport, PointSummary, StatusReport } from '../appliance/api/operations.ts';
 import { formatBytes, formatRatio } from '../appliance/cli/format.ts';
 import { systemClock } from '../appliance/core/clock.ts';
@@ -79,7 +78,6 @@ export async function restoreAct(play: Play, reference: string): Promise<void> {
   );
   const damaged = await timed(() => play.haveSameContent(reference, stage.path('disk.qcow2')));
   show.claim('as a control, the damaged disk is not identical', !damaged.value, damaged.durationMs);
-  await rm(restored);
 }
 
 export async function contentsAct(play: Play): Promise<void> {

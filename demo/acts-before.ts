@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { copyFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { formatBytes } from '../appliance/cli/format.ts';
+import { formatBytes, formatDuration } from '../appliance/cli/format.ts';
 import { systemClock } from '../appliance/core/clock.ts';
 import { type GuestImage, guestDomainXml, guestImage, probeAcceleration } from '../lab/guest.ts';
 import { expectChild } from './child.ts';
 import { buildDataDisk } from './data-disk.ts';
-import type { BackupFigures } from './figures.ts';
 import { GuestShell } from './guest-shell.ts';
 import { type Play, timed } from './play.ts';
 
@@ -23,10 +22,7 @@ const OLD_FILES_HASHED = 40;
 const DAMAGE_MIB = 48;
 
 export async function machineAct({ show, stage, figures, options }: Play): Promise<GuestShell> {
-  show.act(
-    'A machine',
-    'A small Linux guest under libvirt; half of its disk holds programs and libraries of this machine.',
-  );
+  show.act('A machine', 'A small Linux guest under libvirt. Half of its disk holds programs and libraries from here.');
   show.busy('building the guest: kernel and busybox of this distribution (downloaded once, the first time)');
   const built = await timed(() => guestImage(join(stage.cacheDirectory, 'guest')));
   stage.signal.throwIfAborted();
@@ -142,16 +138,12 @@ export async function secondBackupAct(play: Play, guest: GuestShell): Promise<st
   const backup = await play.backup();
   figures.secondBackup = backup;
   show.claim(
-    `${formatBytes(backup.readBytes)} of ${formatBytes(figures.diskBytes ?? 0)} read, ${formatBytes(backup.storedBytes)} stored: ${shareOfTime(figures.firstBackup, backup)}`,
+    `${formatBytes(backup.readBytes)} of ${formatBytes(figures.diskBytes ?? 0)} read, in ${formatDuration(backup.backupMs)} by the clock of the appliance`,
     backup.kind === 'incremental' && backup.readBytes <= (figures.guestWroteBytes ?? 0) + FILE_SYSTEM_BYTES,
     backup.commandMs,
   );
   await guest.expect('mount -o remount,rw /data');
   return reference;
-}
-
-function shareOfTime(first: BackupFigures | undefined, second: BackupFigures): string {
-  return `${(second.backupMs / 1000).toFixed(2)} s of work after ${((first?.backupMs ?? 0) / 1000).toFixed(2)} s`;
 }
 
 export async function damageAct({ show }: Play, guest: GuestShell): Promise<void> {

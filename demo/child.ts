@@ -21,15 +21,23 @@ export interface ChildEnd {
 /** How long an interrupted program may take to end by itself. */
 const END_LIMIT_MS = 10_000;
 const EXIT_BY_SIGNAL = 128;
+/** No command of the demo takes that long, whatever else the machine does. */
+const COMMAND_LIMIT_MS = 600_000;
 
 /**
  * Runs a program to its end, with empty standard input. When aborted it is interrupted, as by Ctrl-C, and the promise is
  * rejected with the signal's reason once it has ended: nothing of it runs then.
- * @throws ApplianceError TOOL_MISSING; the reason of the abort
+ * @throws ApplianceError TOOL_MISSING, TIMED_OUT; the reason of the abort
  */
 export async function runChild(command: readonly string[], options: ChildOptions): Promise<ChildEnd> {
-  const { signal } = options;
-  signal.throwIfAborted();
+  options.signal.throwIfAborted();
+  const limit = new AbortController();
+  const limitTimer = setTimeout(() => {
+    limit.abort(
+      new ApplianceError('TIMED_OUT', `not at its end after ${COMMAND_LIMIT_MS / 1000} s: ${command.join(' ')}`),
+    );
+  }, COMMAND_LIMIT_MS);
+  const signal = AbortSignal.any([options.signal, limit.signal]);
   const [program = '', ...args] = command;
   const startedMs = systemClock.elapsedMs();
   const path = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`;
@@ -65,6 +73,7 @@ export async function runChild(command: readonly string[], options: ChildOptions
     const code = systemErrorCode(error) === 'ENOENT' ? 'TOOL_MISSING' : 'TOOL_FAILED';
     throw new ApplianceError(code, `${program}: ${toError(error).message}`, { cause: error });
   } finally {
+    clearTimeout(limitTimer);
     clearTimeout(killTimer);
     signal.removeEventListener('abort', onAbort);
   }

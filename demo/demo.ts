@@ -71,16 +71,17 @@ async function main(): Promise<number> {
 
 async function perform(options: DemoOptions): Promise<Figures> {
   const processor = cpus()[0]?.model ?? 'unknown processor';
-  show.title('Understudy: every state kept, any state booted at once', `${system()}, ${cpus().length} × ${processor}`);
+  show.title('Understudy: every state kept, any state booted at once', [
+    `${system()}, ${cpus().length} × ${processor}`,
+    'Times at the right edge are measured around whole commands, from their start to their end.',
+  ]);
   show.busy('starting libvirt');
   const stage = await Stage.open({ connect: options.connect, diskMiB: options.diskMiB, signal: abort.signal });
   const play = new Play(show, stage, options);
   let failure: Error | undefined;
   try {
     show.remark(
-      stage.isLibvirtPrivate
-        ? 'With a libvirt daemon of its own. Commands below work with'
-        : 'Commands below work with',
+      `Under ${stage.isLibvirtPrivate ? 'a libvirt daemon of its own' : stage.uri}. The commands below work with`,
     );
     show.lines(environment(stage).map((line) => `    ${line}`));
     await performActs(play);
@@ -134,7 +135,7 @@ async function sayWhatStays(stage: Stage): Promise<void> {
   const look = ['./understudy points', './understudy booted', 'virsh -c "$LIBVIRT" list'];
   show.lines([...environment(stage), ...look].map((line) => `    ${line}`));
   show.remark('To take everything away:');
-  show.lines([...remove, `sleep 3; rm -rf "$DEMO"`].map((line) => `    ${line}`));
+  show.lines([...remove, `sleep 3; rm -rf ${stage.directories().join(' ')}`].map((line) => `    ${line}`));
 }
 
 function environment(stage: Stage): string[] {

@@ -11,6 +11,9 @@ import type { Stage } from './stage.ts';
 /** How commands that need a connection are shown; the variable is shown once. */
 const SHOWN_URI = '"$LIBVIRT"';
 
+/** Commands that draw their own progress on the terminal for long enough to be seen. */
+const WITH_PROGRESS_BAR: readonly string[] = ['backup', 'restore', 'check'];
+
 /** What all acts work with: the show, the stage, the commands of the appliance, the figures. */
 export class Play {
   readonly show: Show;
@@ -28,9 +31,12 @@ export class Play {
   async understudy(args: readonly string[]): Promise<ChildEnd> {
     const { show, stage } = this;
     show.command(`./understudy ${args.map((argument) => this.#shown(argument)).join(' ')}`);
-    if (!show.isTerminal) return this.#shownEnd(args, await stage.understudy(args));
-    show.clearBusy();
-    return this.#shownEnd(args, await stage.understudy(args, true));
+    const hasBar = show.isTerminal && WITH_PROGRESS_BAR.includes(args[0] ?? '');
+    if (!hasBar) show.busy('');
+    const end = await stage.understudy(args, hasBar);
+    if (end.exitCode !== 0) throw failure(args, end);
+    show.output(this.#shortened(`${end.stderr}${end.stdout}`));
+    return end;
   }
 
   /** The JSON report of a command that only looks; not shown. */
@@ -68,12 +74,6 @@ export class Play {
     // qemu-img(1): 0 identical, 1 different, 2 and more an error.
     if (end.exitCode > 1) throw new ApplianceError('TOOL_FAILED', `qemu-img compare: ${end.stderr.trim()}`);
     return end.exitCode === 0;
-  }
-
-  #shownEnd(args: readonly string[], end: ChildEnd): ChildEnd {
-    if (end.exitCode !== 0) throw failure(args, end);
-    this.show.output(this.#shortened(`${end.stderr}${end.stdout}`));
-    return end;
   }
 
   #shown(argument: string): string {

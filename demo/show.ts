@@ -36,14 +36,14 @@ export class Show {
     return this.#stream.isTTY;
   }
 
-  title(text: string, remark: string): void {
-    this.#write(`\n${this.#paint('bold', text)}\n${remark}\n`);
+  title(text: string, remarks: readonly string[]): void {
+    this.#write(`\n${this.#paint('bold', text)}\n${remarks.map((remark) => `${remark}\n`).join('')}`);
   }
 
   act(title: string, sentence: string): void {
     const number = String(++this.#act).padStart(2);
     this.#write(`\n${this.#paint(['bold', 'cyan'], number)}  ${this.#paint('bold', title)}\n`);
-    for (const line of this.#wrapped(sentence)) this.#write(`${INDENT}${line}\n`);
+    for (const line of wrapped(sentence, MAX_WIDTH - INDENT.length)) this.#write(`${INDENT}${line}\n`);
   }
 
   /** The command line that runs now, ready to be copied. */
@@ -51,12 +51,12 @@ export class Show {
     this.#write(`${INDENT}${this.#paint('dim', prompt)} ${this.#paint('cyan', line)}\n`);
   }
 
-  /** What a program printed; lines that do not fit are cut. */
+  /** What a program printed: sentences are wrapped, lines of tables that do not fit are cut. */
   output(text: string): void {
+    const width = Math.max(MIN_OUTPUT_WIDTH, (this.#stream.columns ?? MAX_WIDTH) - INDENT.length - 2);
     for (const line of text.trimEnd().split('\n')) {
-      const shown = `│ ${plain(line)}`.trimEnd();
-      const width = Math.max(MIN_OUTPUT_WIDTH, (this.#stream.columns ?? MAX_WIDTH) - INDENT.length);
-      this.#write(`${INDENT}${this.#paint('dim', shown.length > width ? `${shown.slice(0, width - 1)}…` : shown)}\n`);
+      for (const part of fitted(plain(line).trimEnd(), width))
+        this.#write(`${INDENT}${this.#paint('dim', `│ ${part}`)}\n`);
     }
   }
 
@@ -85,7 +85,7 @@ export class Show {
   }
 
   remark(text: string): void {
-    for (const line of this.#wrapped(text)) this.#write(`${INDENT}${this.#paint('dim', line)}\n`);
+    for (const line of wrapped(text, MAX_WIDTH - INDENT.length)) this.#write(`${INDENT}${this.#paint('dim', line)}\n`);
   }
 
   /** Lines as they are, for what is to be copied. */
@@ -113,11 +113,6 @@ export class Show {
     this.#write(`\n${this.#paint(['bold', isGood ? 'green' : 'red'], text)}\n`);
   }
 
-  /** Makes room for a program that writes to the terminal by itself. */
-  clearBusy(): void {
-    this.#clearBusy();
-  }
-
   #result(mark: string, text: string, durationMs: number | undefined): void {
     if (durationMs === undefined) {
       this.#write(`${INDENT}${mark} ${text}\n`);
@@ -126,16 +121,6 @@ export class Show {
     const time = formatDuration(durationMs).padStart(TIME_WIDTH);
     const width = MAX_WIDTH - INDENT.length - 2 - TIME_WIDTH;
     this.#write(`${INDENT}${mark} ${text.padEnd(width)}${this.#paint('bold', time)}\n`);
-  }
-
-  #wrapped(text: string): string[] {
-    const lines: string[] = [''];
-    for (const word of text.split(' ')) {
-      const line = lines.at(-1) ?? '';
-      if (line !== '' && INDENT.length + line.length + 1 + word.length > MAX_WIDTH) lines.push(word);
-      else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`;
-    }
-    return lines;
   }
 
   #write(text: string): void {
@@ -151,4 +136,24 @@ export class Show {
   #paint(format: Format, text: string): string {
     return this.#hasColour ? styleText(format, text, { validateStream: false }) : text;
   }
+}
+
+/** A line of a table has gaps; it makes sense in one piece only. */
+const TABLE_LINE = /\S {2,}\S/;
+
+function fitted(line: string, width: number): string[] {
+  if (line.length <= width) return [line];
+  if (TABLE_LINE.test(line)) return [`${line.slice(0, width - 1)}…`];
+  const indent = /^ */.exec(line)?.[0] ?? '';
+  return wrapped(line.trim(), width - indent.length).map((part) => indent + part);
+}
+
+function wrapped(text: string, width: number): string[] {
+  const lines: string[] = [''];
+  for (const word of text.split(' ')) {
+    const line = lines.at(-1) ?? '';
+    if (line !== '' && line.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`;
+  }
+  return lines;
 }

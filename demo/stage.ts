@@ -97,10 +97,18 @@ export class Stage implements AsyncDisposable {
     this.#mayBeBooted = true;
   }
 
+  /** Every directory that is the demo's alone. */
+  directories(): string[] {
+    const all = [this.directory, this.#libvirtDirectory, new StateDirectory(this.stateDirectory).runtimePath];
+    return all.filter(
+      (path): path is string =>
+        path !== undefined && (path === this.directory || !path.startsWith(`${this.directory}/`)),
+    );
+  }
+
   /** What is left of the demo, in words; empty after a disposal without problems. */
   async leftovers(): Promise<string[]> {
-    const directories = [this.directory, new StateDirectory(this.stateDirectory).runtimePath];
-    if (this.#libvirtDirectory !== undefined) directories.push(this.#libvirtDirectory);
+    const directories = this.directories();
     const processes = await Promise.all(directories.map((directory) => processesOf(directory)));
     const found = new Map(processes.flat().map(({ pid, args }) => [pid, args[0]]));
     return [...[...found].map(([pid, program]) => `process ${pid} (${program})`), ...directories.filter(existsSync)];
