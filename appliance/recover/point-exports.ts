@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { BlockDevice } from '../block/block-device.ts';
 import { makeDirectoryDurably } from '../core/durable-file.ts';
 import { ApplianceError } from '../core/errors.ts';
@@ -170,7 +170,7 @@ function ownAddress({ socket, listen }: ExportRequest): ListenAddress | undefine
   if (socket !== undefined && listen !== undefined) {
     throw new ApplianceError('BAD_ARGUMENT', 'an export has either a socket or an address to listen on');
   }
-  if (socket !== undefined) return { kind: 'unix', path: socket };
+  if (socket !== undefined) return { kind: 'unix', path: resolve(socket) };
   return listen === undefined ? undefined : parseListenAddress(listen);
 }
 

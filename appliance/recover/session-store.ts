@@ -115,7 +115,7 @@ export class SessionStore {
   async #read(path: string, id: string): Promise<Session> {
     const { format, version, ...session } = await readStored(path);
     if (format !== 'understudy-session' || version !== VERSION || session.id !== id) {
-      throw new ApplianceError('REPOSITORY_FORMAT', `${path} is not a session of this version`, { details: { path } });
+      throw unreadable(path);
     }
     return session;
   }
@@ -140,6 +140,14 @@ async function readStored(path: string): Promise<StoredSession> {
   try {
     return JSON.parse(text) as StoredSession;
   } catch (cause) {
-    throw new ApplianceError('REPOSITORY_FORMAT', `${path} is not JSON`, { cause, details: { path } });
+    throw unreadable(path, cause);
   }
+}
+
+function unreadable(path: string, cause?: unknown): ApplianceError {
+  return new ApplianceError('REPOSITORY_FORMAT', `${path} is not a session that this version understands`, {
+    cause,
+    details: { path },
+    hint: 'It is the record of a booted machine. To go on without that machine, move its directory out of `sessions`.',
+  });
 }
