@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../core/errors.ts';
-import { appendExtent, type Extent, type ExtentKind, endOf, type Range } from '../core/extents.ts';
+import { appendExtent, appendRange, type Extent, type ExtentKind, endOf, type Range } from '../core/extents.ts';
 import type { NbdDevice } from '../nbd/client/nbd-device.ts';
 import { ALLOCATION_STATE, BASE_ALLOCATION } from '../nbd/protocol.ts';
+import type { UnchangedZeroWitness } from './source.ts';
 
 /** Asked about at a time; an answer covers as much of it as the server likes. */
 const QUERY_BYTES: number = 2 * 1024 ** 3;
@@ -11,6 +12,14 @@ const DIRTY = 1;
 interface StatusRun {
   readonly length: number;
   readonly flags: number;
+}
+
+/** What two lists of status say of the bytes that both cover. */
+interface DirtyStatus {
+  readonly extents: Extent[];
+  readonly covered: number;
+  /** Clean, and zeroes now. */
+  readonly unchangedZeroes: Range[];
 }
 
 /**
@@ -22,25 +31,34 @@ export function dirtyExtents(
   start: number,
   dirty: readonly StatusRun[],
   allocation: readonly StatusRun[],
-): { readonly extents: Extent[]; readonly covered: number } {
+): DirtyStatus {
   const extents: { offset: number; length: number; kind: ExtentKind }[] = [];
+  const unchangedZeroes: { offset: number; length: number }[] = [];
   let position = 0;
   const a = new Cursor(dirty);
   const b = new Cursor(allocation);
   while (a.run !== undefined && b.run !== undefined) {
     const length = Math.min(a.left, b.left);
+    const offset = start + position;
     if (a.run.flags % 2 === DIRTY) {
-      appendExtent(extents, { offset: start + position, length, kind: isZero(b.run.flags) ? 'zero' : 'data' });
-    }
+      appendExtent(extents, { offset, length, kind: isZero(b.run.flags) ? 'zero' : 'data' });
+    } else if (isZero(b.run.flags)) appendRange(unchangedZeroes, { offset, length });
     position += length;
     a.advance(length);
     b.advance(length);
   }
-  return { extents, covered: position };
+  return { extents, covered: position, unchangedZeroes };
 }
 
-/** Streams `dirtyExtents` over a whole export. The bitmap's context must have been negotiated by its exact name. */
-export async function* changedExtents(device: NbdDevice, bitmapContext: string): AsyncGenerator<Extent, void, void> {
+/**
+ * Streams `dirtyExtents` over a whole export, and tells the witness what is clean and zero. The bitmap's context must have
+ * been negotiated by its exact name.
+ */
+export async function* changedExtents(
+  device: NbdDevice,
+  bitmapContext: string,
+  onUnchangedZero?: UnchangedZeroWitness,
+): AsyncGenerator<Extent, void, void> {
   let offset = 0;
   while (offset < device.sizeBytes) {
     const range: Range = { offset, length: Math.min(QUERY_BYTES, device.sizeBytes - offset) };
@@ -53,8 +71,9 @@ export async function* changedExtents(device: NbdDevice, bitmapContext: string):
         `the server did not answer for ${bitmapContext} and ${BASE_ALLOCATION}`,
       );
     }
-    const { extents, covered } = dirtyExtents(offset, dirty, allocation);
+    const { extents, covered, unchangedZeroes } = dirtyExtents(offset, dirty, allocation);
     if (covered === 0) throw new ApplianceError('NBD_PROTOCOL', `the server told nothing about ${offset}`);
+    if (onUnchangedZero !== undefined) for (const zero of unchangedZeroes) await onUnchangedZero(zero);
     for (const extent of extents) {
       const length = Math.min(endOf(extent), device.sizeBytes) - extent.offset;
       if (length > 0) yield { ...extent, length };

@@ -206,9 +206,9 @@ class LiveSource implements BackupSource {
         kind: plan.kind,
         reason: plan.reason,
         identity: plan.identity,
-        changes: (): AsyncIterable<Extent> =>
+        changes: (onUnchangedZero): AsyncIterable<Extent> =>
           isIncremental
-            ? changedExtents(device, context)
+            ? changedExtents(device, context, onUnchangedZero)
             : walkExtents(device, { offset: 0, length: device.sizeBytes }),
       });
     }

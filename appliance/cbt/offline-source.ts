@@ -118,10 +118,10 @@ class OfflineSource implements BackupSource {
       kind,
       reason,
       identity: plan.identity,
-      changes: (): AsyncIterable<Extent> =>
+      changes: (onUnchangedZero): AsyncIterable<Extent> =>
         bitmap === undefined
           ? walkExtents(device, { offset: 0, length: device.sizeBytes })
-          : changedExtents(device, context),
+          : changedExtents(device, context, onUnchangedZero),
     });
   }
 

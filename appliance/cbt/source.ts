@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BlockDevice } from '../block/block-device.ts';
-import type { Extent } from '../core/extents.ts';
+import type { Extent, Range } from '../core/extents.ts';
 import type { MachineId } from '../core/ids.ts';
 
 /** How the blocks of a disk were found, and how far that can be trusted. */
 export type TrackedKind = 'full' | 'incremental' | 'full-scan';
+
+/** Told of what a tracker calls unchanged and the disk shows as zeroes: whoever has the base can tell whether it is true. */
+export type UnchangedZeroWitness = (range: Range) => Promise<void>;
 
 /** One disk of a source, frozen at the source's moment. */
 export interface SourceDisk {
@@ -19,9 +22,10 @@ export interface SourceDisk {
   readonly identity: Readonly<Record<string, string>>;
   /**
    * What may differ from the previous point (`incremental`), or everything (the other kinds), in order. What is dirty and
-   * zero is an explicit zero: it overrides the base.
+   * zero is an explicit zero: it overrides the base. The witness hears, where the source can tell, of everything that is
+   * left out and zero: a disk that was shrunk and grown back has a clean bitmap and an end of zeroes.
    */
-  changes(): AsyncIterable<Extent>;
+  changes(onUnchangedZero?: UnchangedZeroWitness): AsyncIterable<Extent>;
 }
 
 /** A file that belongs to the machine (its definition, its NVRAM). */

@@ -13,6 +13,7 @@ import type { Repository } from '../repository/repository.ts';
 import { ingest, type IngestResult } from '../volume/ingest.ts';
 import { differingBytes } from './differing-bytes.ts';
 import { UnchangedSample } from './sample.ts';
+import { UnchangedZeroes } from './unchanged-zeroes.ts';
 
 export interface BackupRunInput {
   readonly repository: Repository;
@@ -65,23 +66,28 @@ async function backUpDisk(input: BackupRunInput, writer: ChunkWriter, disk: Sour
   }
   const { repository, signal } = input;
   const base = keyFromHex(before.root);
-  const sample = new UnchangedSample(disk.device.sizeBytes, repository.chunkBytes);
+  const { sizeBytes } = disk.device;
+  const { chunkBytes } = repository;
+  const sample = new UnchangedSample(sizeBytes, chunkBytes);
+  const zeroes = new UnchangedZeroes(base, repository.reader, { chunkBytes, sizeBytes });
   const result = await ingest({
     source: disk.device,
-    changes: sample.watch(disk.changes()),
+    changes: sample.watch(disk.changes((range) => zeroes.see(range))),
     base,
     reader: repository.reader,
     writer,
     signal,
-    onProgress: ({ position }) => input.onProgress(disk.name, position, disk.device.sizeBytes),
+    onProgress: ({ position }) => input.onProgress(disk.name, position, sizeBytes),
   });
-  const lie = await sample.firstLie(disk.device, base, { nodes: repository.reader, keys: repository.keys });
+  const sampled = await sample.firstLie(disk.device, base, { nodes: repository.reader, keys: repository.keys });
+  const lie = zeroes.lie ?? sampled;
   if (lie !== undefined) {
-    const reason = `the tracker called chunk ${lie} unchanged, but it had changed: everything was read and compared`;
+    const how = zeroes.lie === undefined ? 'had changed' : 'reads as zeroes now (was the disk smaller in between?)';
+    const reason = `the tracker called chunk ${lie} unchanged, but it ${how}: everything was read and compared`;
     input.onNotice(`${disk.name}: ${reason}`);
     return fullDisk(input, writer, { disk, before, stats, kind: 'full-scan', reason });
   }
-  return pointDisk(repository.chunkBytes, disk, result, {
+  return pointDisk(chunkBytes, disk, result, {
     kind: 'incremental',
     reason: disk.reason,
     changedBytes: result.coveredBytes,
