@@ -42,11 +42,13 @@ export function defaultSourceName(uri: string): string {
 
 /**
  * Any NBD export as a source: physical machines, other hypervisors. It has no change tracking, so everything that is not
- * zero is read at every run and compared by content. The server must show a frozen state for as long as the run lasts.
+ * zero is read at every run and compared by content. The server must show a frozen state for as long as the run lasts;
+ * a connection that was lost ends the run, because nothing could prove that another one shows the same state.
  */
 export async function openNbdSource(options: NbdSourceOptions): Promise<BackupSource> {
   const takenAtMs = options.clock.nowMs();
-  const device = await connectNbd(options.uri, options.signal === undefined ? {} : { signal: options.signal });
+  const signal = options.signal === undefined ? {} : { signal: options.signal };
+  const device = await connectNbd(options.uri, { reconnect: false, ...signal });
   if (device.sizeBytes === 0) {
     await device.close();
     throw new ApplianceError('NO_PROTECTABLE_DISK', `the export at ${options.uri} has no bytes`);
