@@ -6,7 +6,7 @@ import { suite } from './suite.ts';
 import { judgeFile, type ProcessEnd, type Verdict } from './verdict.ts';
 
 /*
- * The trap files are the evidence for docs/decisions/guarded-uvu.md: what bare uvu lets pass, and that the guarded one
+ * The trap files are the evidence for docs/decisions/0003-guarded-uvu.md: what bare uvu lets pass, and that the guarded one
  * together with the driver does not. A trap is run as the driver runs a test file.
  */
 

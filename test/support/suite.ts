@@ -10,7 +10,7 @@ import { type TestContext, TestScope } from './test-scope.ts';
 
 /*
  * uvu, guarded. Bare uvu 0.5.6 exits 0 for a forgotten run(), a throwing `before`, a failing test whose `after.each`
- * throws too, and a stray `.only`; a leaked handle makes it hang (docs/decisions/guarded-uvu.md). Therefore:
+ * throws too, and a stray `.only`; a leaked handle makes it hang (docs/decisions/0003-guarded-uvu.md). Therefore:
  *
  *   - uvu has no hook, no only and no run() here; it calls the bodies in order and prints them.
  *   - The counts are ours: every registered test is exactly one of passed, failed, skipped. What escapes from a test (an
