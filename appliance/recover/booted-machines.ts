@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto';
-import { ApplianceError, toError } from '../core/errors.ts';
+import { ApplianceError, hasCode, toError } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
@@ -248,8 +248,8 @@ export class BootedMachines implements AsyncDisposable {
     by: { readonly request: BootRequest; readonly connection: LibvirtConnection; readonly context: RecoverContext },
   ): Promise<readonly string[]> {
     const { request, connection, context } = by;
+    await this.#registry.put(session);
     try {
-      await this.#registry.put(session);
       const changes = await startSession({
         parts: this.#parts,
         store: this.#store,
@@ -304,11 +304,16 @@ export class BootedMachines implements AsyncDisposable {
     await this.#registry.move(stopping, 'kept');
   }
 
+  /** Must work on a full disk, too: it is a way to free space. Then a crash leaves the session as it was, or nothing of it. */
   async #discard(session: Session): Promise<void> {
-    const discarding = await this.#registry.move(session, 'discarding');
-    if (session.phase !== 'kept') await this.#machines.remove(discarding);
-    await this.#disks.remove(discarding);
-    await this.#registry.forget(discarding);
+    try {
+      await this.#registry.move(session, 'discarding');
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE')) throw error;
+    }
+    if (session.phase !== 'kept') await this.#machines.remove(session);
+    await this.#disks.remove(session);
+    await this.#registry.forget(session);
   }
 
   async #writtenBytes(session: Session): Promise<number> {

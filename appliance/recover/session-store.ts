@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { makeDirectoryDurably, syncDirectory, writeDurably } from '../core/durable-file.ts';
+import { makeDirectoryDurably, renameDurably, writeDurably } from '../core/durable-file.ts';
 import { ApplianceError, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import { invariant } from '../core/invariant.ts';
@@ -40,11 +40,13 @@ interface StoredSession extends Session {
 
 const FILE_NAME = 'session.json';
 const VERSION = 1;
+/** End of the name of a directory that is being removed. */
+const DISCARDED = '.discarded';
 const ID = /^[0-9a-f]{16}$/;
 
 /**
  * The sessions of a state directory, one directory each under `sessions/`: `session.json`, the write log in `log/`, and
- * `nvram`. The file is written before anything else of the session is made and removed after everything else is gone, so
+ * `nvram`. The file is written before anything else of the session is made, and the directory goes as one, so
  * that nothing of a session is ever forgotten. It does not depend on the catalog, which may be deleted at any time.
  */
 export class SessionStore {
@@ -87,23 +89,25 @@ export class SessionStore {
     await writeDurably(join(directory, FILE_NAME), `${JSON.stringify(stored, null, 2)}\n`);
   }
 
-  /** Removes everything of the session, its file last. @throws ApplianceError IO_FAILED */
+  /**
+   * Removes everything of the session. It is gone at once for whoever looks later (its directory is renamed first), and no
+   * space is needed for that. @throws ApplianceError IO_FAILED
+   */
   async remove(session: Session): Promise<void> {
     const directory = this.directoryOf(session);
-    for (const name of await this.#names(directory)) {
-      if (name !== FILE_NAME) await removeTree(join(directory, name));
-    }
-    await removeTree(directory);
-    await syncDirectory(this.#directory);
+    await renameDurably(directory, directory + DISCARDED);
+    await removeTree(directory + DISCARDED);
   }
 
   /**
-   * Every session there is; directories without a session file, which a crash left before anything was made, are removed.
+   * Every session there is; directories without a session file, which a crash left before anything was made, and those
+   * that were being removed, are removed.
    * A file that cannot be read fails: it may belong to a machine that runs. @throws ApplianceError IO_FAILED, REPOSITORY_FORMAT
    */
   async load(): Promise<Session[]> {
     const sessions: Session[] = [];
     for (const id of await this.#names(this.#directory)) {
+      if (id.endsWith(DISCARDED)) await removeTree(join(this.#directory, id));
       if (!ID.test(id)) continue;
       const names = await this.#names(join(this.#directory, id));
       if (names.includes(FILE_NAME)) sessions.push(await this.#read(join(this.#directory, id, FILE_NAME), id));

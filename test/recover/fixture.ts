@@ -84,7 +84,8 @@ export function noise(length: number, seed: number): Buffer {
 
 export async function readAll(device: BlockDevice): Promise<Buffer> {
   const bytes = Buffer.alloc(device.sizeBytes);
-  await device.read(0, bytes);
+  const { maximumBytes } = device.limits;
+  for (let at = 0; at < bytes.length; at += maximumBytes) await device.read(at, bytes.subarray(at, at + maximumBytes));
   return bytes;
 }
 

@@ -198,6 +198,7 @@ test('a domain of the same UUID without our mark is never touched', async (t) =>
 test('leftovers of a session that was never stored are removed, and a session file that cannot be read stops the start', async (t) => {
   const { directory, first, restart } = await crashRig(t);
   await mkdir(join(directory, 'sessions', '0123456789abcdef'), { recursive: true });
+  await mkdir(join(directory, 'sessions', 'fedcba9876543210.discarded', 'log'), { recursive: true });
   const second = await restart(first);
   assert.deepEqual(await readdir(join(directory, 'sessions')), []);
   await mkdir(join(directory, 'sessions', '0123456789abcdef'));
