@@ -31,10 +31,14 @@ export async function openOfflineSource(prepared: PreparedMachine): Promise<Back
   return source;
 }
 
+/** virDomainShutoffReason 1: the guest shut down by itself, so that its file systems were closed. */
+const SHUT_DOWN = 1;
+
 class OfflineSource implements BackupSource {
   readonly machine: BackupSource['machine'];
   readonly takenAtMs: number;
-  readonly consistency = 'file-system-consistent';
+  /** Of a machine that was destroyed, crashed or saved, or of which libvirt has forgotten it, nobody closed the file systems. */
+  consistency: BackupSource['consistency'] = 'crash-consistent';
   readonly skipped: BackupSource['skipped'];
   readonly attachments: BackupSource['attachments'];
   readonly notices: string[];
@@ -63,6 +67,8 @@ class OfflineSource implements BackupSource {
   }
 
   async open(): Promise<void> {
+    const { state, reason } = await this.#prepared.options.domain.state();
+    if (state === 'shut-off' && reason === SHUT_DOWN) this.consistency = 'file-system-consistent';
     await mkdir(this.#directory, { mode: 0o700 });
     for (const [i, plan] of this.#prepared.plans.entries())
       await this.#openDisk(plan, join(this.#directory, String(i)));

@@ -195,6 +195,7 @@ test('a shut-off machine is backed up from its image, incrementally where its bi
   await imageIo(image, 'write -P 1 0 1M');
   const off = await backups.backup('web');
   assert.equal(off.point.kind, 'full');
+  assert.equal(off.point.consistency, 'crash-consistent', 'nobody knows how the machine was shut off');
   await domain.start();
   assert.equal((await backups.backup('web')).point.kind, 'full-scan');
   await qemuIo(domain, 'write -P 2 2M 64k');
@@ -202,6 +203,7 @@ test('a shut-off machine is backed up from its image, incrementally where its bi
   await imageIo(image, 'write -P 3 3M 64k');
   const { point } = await backups.backup('web');
   assert.equal(point.kind, 'incremental', point.reason);
+  assert.equal(point.consistency, 'crash-consistent', 'the machine was destroyed');
   const device = backups.device(point, 'vda');
   assert.equal(await bytesAt(device, 2 * MIB, 64 * 1024), '2');
   assert.equal(await bytesAt(device, 3 * MIB, 64 * 1024), '3');
