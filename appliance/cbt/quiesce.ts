@@ -19,48 +19,84 @@ export interface Quiesced<T> {
   readonly notices: readonly string[];
 }
 
+/** What of a machine this needs. */
+export type FreezableGuest = Pick<Domain, 'name' | 'fsFreeze' | 'fsThaw'>;
+
 /**
  * Runs `action` with the guest's file systems frozen, if the agent can do that. The guest is thawed in every case, also
- * when freezing failed or timed out: it may be frozen all the same.
+ * when freezing failed or timed out: it may be frozen all the same. File systems that were thawed before we did it (a
+ * guest's own time limit, somebody's hand) count as not frozen.
+ * @throws whatever `action` throws; when the guest may still be frozen besides, the message says so
  */
 export async function withFrozenGuest<T>(
-  domain: Domain,
+  domain: FreezableGuest,
   marker: FreezeMarker,
   action: () => Promise<T>,
 ): Promise<Quiesced<T>> {
   const notices: string[] = [];
-  let isFrozen = false;
+  let frozen = 0;
   let hasAgent = true;
   await marker.set();
   try {
-    try {
-      isFrozen = (await domain.fsFreeze({ timeoutSeconds: FREEZE_TIMEOUT_SECONDS })) > 0;
-    } catch (error) {
-      hasAgent = !hasCode(error, 'AGENT_UNAVAILABLE');
-      notices.push(`the guest's file systems were not frozen: ${messageOf(error)}`);
-    }
-    const result = await action();
-    return { result, isFrozen, notices };
-  } finally {
-    const problem = await thaw(domain);
-    if (problem === undefined || !hasAgent) await marker.clear();
-    else notices.push(problem);
+    frozen = await domain.fsFreeze({ timeoutSeconds: FREEZE_TIMEOUT_SECONDS });
+  } catch (error) {
+    hasAgent = !hasCode(error, 'AGENT_UNAVAILABLE');
+    notices.push(`the guest's file systems were not frozen: ${messageOf(error)}`);
+  }
+  const [outcome] = await Promise.allSettled([action()]);
+  const { problem, thawed } = await tryToThaw(domain);
+  const warning = hasAgent ? problem : undefined;
+  if (warning !== undefined) notices.push(warning);
+  else await clearMarker(marker, notices);
+  if (outcome.status === 'rejected') throw warning === undefined ? outcome.reason : warned(outcome.reason, warning);
+  const wasThawedEarly = thawed !== undefined && thawed < frozen;
+  if (wasThawedEarly) {
+    notices.push(
+      `only ${thawed} of ${frozen} file systems were still frozen at the end: the point is crash-consistent`,
+    );
+  }
+  return { result: outcome.value, isFrozen: frozen > 0 && !wasThawedEarly, notices };
+}
+
+/** A marker that stays means one more thaw at the next start, which harms nobody. */
+async function clearMarker(marker: FreezeMarker, notices: string[]): Promise<void> {
+  try {
+    await marker.clear();
+  } catch (error) {
+    notices.push(`the note of the freeze could not be removed: ${messageOf(error)}`);
   }
 }
 
+function warned(error: unknown, warning: string): unknown {
+  if (!(error instanceof ApplianceError)) return error;
+  const { code, details, hint } = error;
+  return new ApplianceError(code, `${error.message}; ${warning}`, { cause: error, details, hint });
+}
+
 /** Thaws, trying again; a sentence when the guest may still be frozen. A machine that is gone is not frozen. */
-export async function thaw(domain: Domain): Promise<string | undefined> {
+export async function thaw(domain: FreezableGuest): Promise<string | undefined> {
+  return (await tryToThaw(domain)).problem;
+}
+
+interface Thawed {
+  readonly problem?: string;
+  /** File systems that this call thawed; undefined where it is not known. */
+  readonly thawed?: number;
+}
+
+async function tryToThaw(domain: FreezableGuest): Promise<Thawed> {
   let last = '';
   for (let attempt = 0; attempt < THAW_ATTEMPTS; attempt++) {
     try {
-      await domain.fsThaw({ timeoutSeconds: FREEZE_TIMEOUT_SECONDS });
-      return undefined;
+      const thawed = await domain.fsThaw({ timeoutSeconds: FREEZE_TIMEOUT_SECONDS });
+      // An attempt that failed before may have thawed them.
+      return attempt === 0 ? { thawed } : {};
     } catch (error) {
-      if (error instanceof ApplianceError && GUEST_IS_GONE.has(error.code)) return undefined;
+      if (error instanceof ApplianceError && GUEST_IS_GONE.has(error.code)) return {};
       last = messageOf(error);
     }
   }
-  return `the guest ${domain.name} may still be frozen (thaw it with \`virsh domfsthaw\`): ${last}`;
+  return { problem: `the guest ${domain.name} may still be frozen (thaw it with \`virsh domfsthaw\`): ${last}` };
 }
 
 const GUEST_IS_GONE: ReadonlySet<string> = new Set(['DOMAIN_NOT_FOUND', 'DOMAIN_WRONG_STATE']);
