@@ -238,7 +238,7 @@ class LiveSource implements BackupSource {
   async commit(): Promise<void> {
     this.#isCommitted = true;
     await this.#endJob();
-    this.notices.push(...(await this.#prepared.checkpoints.deleteAllBut(this.#job.checkpoint)));
+    await this.#deleteAllBut(this.#job.checkpoint, 'an old checkpoint is left for the next run');
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -246,11 +246,15 @@ class LiveSource implements BackupSource {
     this.#isDisposed = true;
     await this.#endJob();
     if (this.#isCommitted) return;
+    await this.#deleteAllBut(this.#prepared.baseName, 'the checkpoint of the failed run is left for the next one');
+  }
+
+  /** Nothing depends on what is left: no newest point names it, and the next run deletes it. */
+  async #deleteAllBut(name: string | undefined, otherwise: string): Promise<void> {
     try {
-      this.notices.push(...(await this.#prepared.checkpoints.deleteAllBut(this.#prepared.baseName)));
+      this.notices.push(...(await this.#prepared.checkpoints.deleteAllBut(name)));
     } catch (error) {
-      // Nothing depends on the checkpoint: no point names it, and the next run deletes it.
-      this.notices.push(`the checkpoint of the failed run is left for the next one: ${toError(error).message}`);
+      this.notices.push(`${otherwise}: ${toError(error).message}`);
     }
   }
 

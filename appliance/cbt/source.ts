@@ -54,6 +54,7 @@ export interface BackupSource extends AsyncDisposable {
   readonly notices: readonly string[];
   /** Fails when the source died under the run (the machine stopped, the job ended): asked before the point is written. */
   assertAlive(): Promise<void>;
+  /** Fails for nothing that the point does not depend on: it exists already. Such things are notices. */
   commit(): Promise<void>;
 }
 
