@@ -14,6 +14,7 @@ import { RecoverService } from '../recover/recover-service.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
+import { PASS_THROUGH_MODE, prepareRuntimeDirectory } from './runtime-directory.ts';
 import type { StateDirectory } from './state-directory.ts';
 
 /** What stays the same while the appliance is open, whatever becomes of the catalog. */
@@ -64,9 +65,9 @@ export async function startCore(
   scope.use(catalog);
   scope.use(repository);
   const connections = scope.use(new ConnectionCache());
-  const runtimeDirectory = await prepareDirectory(state.runtimePath, 0o711);
+  const runtimeDirectory = await prepareRuntimeDirectory(state.runtimePath);
   scope.defer(() => removeIfEmpty(runtimeDirectory));
-  const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), 0o711);
+  const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), PASS_THROUGH_MODE);
   const nbd = scope.use(await NbdServer.listen({ listen: { kind: 'unix', path: join(runtimeDirectory, 'nbd.sock') } }));
   const protect = new ProtectService({
     repository,
@@ -98,7 +99,6 @@ export async function startCore(
   };
 }
 
-/** QEMU may run as another user: it must be able to pass through, and no more. */
 async function prepareDirectory(path: string, mode: number): Promise<string> {
   try {
     await mkdir(path, { recursive: true, mode });
