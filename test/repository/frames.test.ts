@@ -66,11 +66,10 @@ test('any changed byte of a frame is noticed, whichever way it is verified', () 
   fc.assert(
     fc.property(
       content,
-      fc.boolean(),
-      fc.constantFrom('id' as const, 'seal' as const),
+      fc.record({ isEncrypted: fc.boolean(), verify: fc.constantFrom('id' as const, 'seal' as const) }),
       fc.nat(),
       fc.integer({ min: 1, max: 255 }),
-      (plain, isEncrypted, verify, at, mask) => {
+      (plain, { isEncrypted, verify }, at, mask) => {
         const frame = encode(plain, FRAME_KIND.chunk, isEncrypted);
         const changed = Buffer.from(frame.stored);
         const offset = at % changed.length;

@@ -49,7 +49,7 @@ async function plan({ sizeBytes, extents }: Layout): Promise<PlannedRun[]> {
 
 /** What becomes of each chunk, byte by byte: read when any byte may be data or is not told of, zero when all are zero. */
 function expectedActions({ sizeBytes, extents }: Layout): string[] {
-  const bytes = new Array<string>(sizeBytes).fill('same');
+  const bytes = Array.from({ length: sizeBytes }, () => 'same');
   for (const { offset, length, kind } of extents)
     bytes.fill(kind === 'data' ? 'data' : 'zero', offset, offset + length);
   return Array.from({ length: Math.ceil(sizeBytes / CHUNK) }, (_, chunk) => {
@@ -64,7 +64,7 @@ const test = suite('chunk plan');
 test('each chunk is read, zeroed or left as its bytes say', async () => {
   await fc.assert(
     fc.asyncProperty(layout, async (one) => {
-      const actions = new Array<string>(Math.ceil(one.sizeBytes / CHUNK)).fill('same');
+      const actions = Array.from({ length: Math.ceil(one.sizeBytes / CHUNK) }, () => 'same');
       for (const { first, count, action } of await plan(one)) actions.fill(action, first, first + count);
       assert.deepEqual(actions, expectedActions(one));
     }),

@@ -83,7 +83,7 @@ test('a map behaves as a flat array under any changes, one map after another', a
     fc.asyncProperty(fc.array(changes, { minLength: 1, maxLength: 4 }), fc.boolean(), async (rounds, isWarm) => {
       const nodes = new MemoryNodes();
       nodes.isWarm = isWarm;
-      const model = new Array<number>(CHUNKS).fill(0);
+      const model = Array.from({ length: CHUNKS }, () => 0);
       let map = EMPTY;
       for (const round of rounds) {
         map = await edit(nodes, map, model, round);
@@ -98,7 +98,7 @@ test('the same contents give the same root, whatever the way to them', async () 
   await fc.assert(
     fc.asyncProperty(changes, changes, async (first, second) => {
       const nodes = new MemoryNodes();
-      const model = new Array<number>(CHUNKS).fill(0);
+      const model = Array.from({ length: CHUNKS }, () => 0);
       const inSteps = await edit(nodes, await edit(nodes, EMPTY, model, first), model, second);
       const editor = new MapEditor(ZERO_KEY, nodes, nodes);
       for (const [chunk, value] of model.entries()) if (value !== 0) await editor.set(chunk, idOf(value));
@@ -112,7 +112,7 @@ test('two maps differ exactly where their arrays do, and shared subtrees are not
   await fc.assert(
     fc.asyncProperty(changes, changes, async (first, second) => {
       const nodes = new MemoryNodes();
-      const before = new Array<number>(CHUNKS).fill(0);
+      const before = Array.from({ length: CHUNKS }, () => 0);
       const a = await edit(nodes, EMPTY, before, first);
       const after = [...before];
       const b = await edit(nodes, a, after, second);
@@ -127,7 +127,7 @@ test('two maps differ exactly where their arrays do, and shared subtrees are not
     { numRuns: 40 },
   );
   const nodes = new MemoryNodes();
-  const model = new Array<number>(CHUNKS).fill(0);
+  const model = Array.from({ length: CHUNKS }, () => 0);
   const many = Array.from({ length: 2_000 }, () => ({ gap: 3, value: 1 }));
   const a = await edit(nodes, EMPTY, model, many);
   const b = await edit(nodes, a, model, [{ gap: 5_000, value: 2 }]);
@@ -138,7 +138,7 @@ test('two maps differ exactly where their arrays do, and shared subtrees are not
 
 test('an incremental stores one path of nodes, and shares all others', async () => {
   const nodes = new MemoryNodes();
-  const model = new Array<number>(CHUNKS).fill(0);
+  const model = Array.from({ length: CHUNKS }, () => 0);
   const many = Array.from({ length: CHUNKS }, () => ({ gap: 0, value: 1 }));
   const full = await edit(nodes, EMPTY, model, many);
   nodes.puts = 0;
@@ -148,7 +148,7 @@ test('an incremental stores one path of nodes, and shares all others', async () 
 
 test('changes that change nothing give the base again', async () => {
   const nodes = new MemoryNodes();
-  const model = new Array<number>(CHUNKS).fill(0);
+  const model = Array.from({ length: CHUNKS }, () => 0);
   const base = await edit(nodes, EMPTY, model, [
     { gap: 10, value: 1 },
     { gap: 7_000, value: 2 },
@@ -166,7 +166,7 @@ test('changes that change nothing give the base again', async () => {
 
 test('a map whose last data becomes zero is the zero map', async () => {
   const nodes = new MemoryNodes();
-  const model = new Array<number>(CHUNKS).fill(0);
+  const model = Array.from({ length: CHUNKS }, () => 0);
   const base = await edit(nodes, EMPTY, model, [{ gap: 8_999, value: 1 }]);
   assert.deepEqual(await edit(nodes, base, model, [{ gap: 0, zeroes: CHUNKS }]), EMPTY);
 });
