@@ -6,13 +6,14 @@ import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';
+import { patience } from './patience.ts';
 import type { ProcessEnd } from './verdict.ts';
 
 /** Marks everything that a process starts, daemons included, which leave its group but keep its environment. */
 const FAMILY_VARIABLE = 'UNDERSTUDY_TEST_FAMILY';
 
 /** How long processes that were told to end may take to disappear. */
-const END_LIMIT_MS = 1_000;
+const END_LIMIT_MS = 3_000;
 
 /** Output beyond it is dropped in the middle, so that a file that prints in a loop cannot fill the memory. */
 const HEAD_LIMIT_CHARS = 512 * 1024;
@@ -95,7 +96,7 @@ interface Relative {
 
 /** Kills what is left of a process and its descendants; returns those that did not go by themselves. */
 async function endFamily(groupId: number, family: string): Promise<string[]> {
-  const deadlineMs = systemClock.elapsedMs() + END_LIMIT_MS;
+  const deadlineMs = systemClock.elapsedMs() + END_LIMIT_MS * patience();
   let left = await relatives(groupId, family);
   while (left.length > 0 && systemClock.elapsedMs() < deadlineMs) {
     await delay(20);
