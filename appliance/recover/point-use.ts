@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { PointId } from '../core/ids.ts';
-import type { RecoveryPoint } from '../repository/manifest.ts';
+import { type RecoveryPoint, rootsOf } from '../repository/manifest.ts';
+import type { Repository } from '../repository/repository.ts';
 
 /**
  * Who uses which recovery point now: a point in use must not be deleted, and what it holds must not be collected, even
  * when its manifest is gone.
  */
 export class PointUse {
+  readonly #repository: Pick<Repository, 'hold'>;
   readonly #uses = new Map<symbol, { readonly point: RecoveryPoint; readonly by: string }>();
+
+  constructor(repository: Pick<Repository, 'hold'>) {
+    this.#repository = repository;
+  }
 
   /** Registers a use, named for people (`export ab12-vda`); the result ends it, and may be called more than once. */
   begin(point: RecoveryPoint, by: string): () => void {
     const key = Symbol(by);
+    const hold = this.#repository.hold(rootsOf(point).maps);
     this.#uses.set(key, { point, by });
     return () => {
-      this.#uses.delete(key);
+      if (this.#uses.delete(key)) hold[Symbol.dispose]();
     };
   }
 

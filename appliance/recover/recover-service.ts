@@ -24,7 +24,7 @@ import type { RestoreReport, RestoreRequest } from './restore-request.ts';
  */
 export class RecoverService implements AsyncDisposable {
   readonly #parts: RecoverParts;
-  readonly #use: PointUse = new PointUse();
+  readonly #use: PointUse;
   readonly #exports: PointExports;
   readonly #machines: BootedMachines;
   readonly #connections: Map<string, Promise<LibvirtConnection>>;
@@ -33,6 +33,7 @@ export class RecoverService implements AsyncDisposable {
     const connections = new Map<string, Promise<LibvirtConnection>>();
     this.#connections = connections;
     this.#parts = { ...parts, connectLibvirt: (uri) => openOnce(connections, uri, parts.connectLibvirt) };
+    this.#use = new PointUse(parts.repository);
     this.#exports = new PointExports(this.#parts, this.#use);
     this.#machines = new BootedMachines(this.#parts, this.#use);
   }

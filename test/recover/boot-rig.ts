@@ -46,7 +46,7 @@ export async function startService(
 ): Promise<Service> {
   const nbd = await NbdServer.listen({ listen: { kind: 'unix', path: join(directory, 'nbd.sock') } });
   const parts: RecoverParts = { ...partsOf(directory, fixture, nbd), connectLibvirt: async () => connection };
-  const use = new PointUse();
+  const use = new PointUse(fixture.repository);
   const machines = new BootedMachines(parts, use);
   await machines.load();
   const close = async (): Promise<void> => {

@@ -17,7 +17,7 @@ const SIZE = 8 * MIB + 700;
 
 async function exportRig(t: TestContext): Promise<Rig & { use: PointUse; exports: PointExports }> {
   const rig = await makeRig(t);
-  const use = new PointUse();
+  const use = new PointUse(rig.fixture.repository);
   return { ...rig, use, exports: t.use(new PointExports(rig.parts, use)) };
 }
 
