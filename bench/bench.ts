@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
 import { BenchContext } from './bench-context.ts';
@@ -7,7 +8,7 @@ import { verdictOf, type Comparison } from './comparison.ts';
 import { diskInput } from './disk-input.ts';
 import { machineFacts } from './machine.ts';
 import { type BenchOptions, parseOptions, type RowName, USAGE } from './options.ts';
-import { type BenchReport, markdownReport, textReport } from './report.ts';
+import { type BenchReport, intoPage, markdownReport, textReport } from './report.ts';
 import { resourceComparisons } from './resources.ts';
 import { boot } from './rows/boot.ts';
 import { exportReads } from './rows/export-reads.ts';
@@ -42,7 +43,10 @@ async function main(argv: readonly string[]): Promise<number> {
   const report = await runBench(options, argv);
   process.stdout.write(textReport(report));
   if (options.jsonPath !== undefined) await writeFile(options.jsonPath, `${JSON.stringify(report, null, 2)}\n`);
-  if (options.markdownPath !== undefined) await writeFile(options.markdownPath, markdownReport(report));
+  if (options.markdownPath !== undefined) {
+    const page = existsSync(options.markdownPath) ? await readFile(options.markdownPath, 'utf8') : '';
+    await writeFile(options.markdownPath, intoPage(page, markdownReport(report)));
+  }
   const verdicts = Map.groupBy(report.comparisons.map(verdictOf), (verdict) => verdict);
   const counts = [...verdicts].filter(([verdict]) => verdict !== '–');
   process.stdout.write(`${counts.map(([verdict, { length }]) => `${length} ${verdict}`).join(', ')}\n`);

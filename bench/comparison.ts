@@ -25,6 +25,8 @@ export interface Comparison {
   /** Undefined for figures that stand alone. */
   readonly other: Series | undefined;
   readonly target: Target;
+  /** Stands where the other's figure would. */
+  readonly remark?: string;
   readonly notes?: readonly string[];
   /** Why there are no samples. */
   readonly missing?: 'peer missing' | 'not measured';

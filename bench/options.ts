@@ -39,7 +39,7 @@ export const USAGE: string = `npm run bench -- [--quick] [--only ROW]… [--size
   --rounds N       runs of each contender, interleaved (default 3)
   --cold           reads from an export also with an empty page cache (root; drops it for the whole machine)
   --json FILE      every sample as JSON
-  --markdown FILE  the table of docs/benchmarks.md
+  --markdown FILE  the table as Markdown, put into docs/benchmarks.md when that is the file
 
 It needs about 30 GB of free disk beneath .cache/bench, which keeps the input for the next run.
 `;

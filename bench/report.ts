@@ -29,7 +29,8 @@ export function textReport(report: BenchReport): string {
     if (other !== undefined) lines.push(`             ${other.label}: ${series(other.samples, unit)}`);
     const goal = target.kind === 'none' ? '' : `   target ${targetText(target, unit)}`;
     lines.push(`             ${ratio === undefined ? '' : `ratio ${ratio.toFixed(2)} ×`}${goal}`.trimEnd());
-    for (const note of comparison.notes ?? []) lines.push(`             (${note})`);
+    const remarks = comparison.remark === undefined ? [] : [comparison.remark];
+    for (const note of [...remarks, ...(comparison.notes ?? [])]) lines.push(`             (${note})`);
     lines.push('');
   }
   return lines.join('\n');
@@ -51,7 +52,7 @@ export function markdownReport(report: BenchReport): string {
     const cells = [
       `${what}${marks}`,
       cell(ours.samples, unit),
-      other === undefined ? '' : `${other.label}: ${cell(other.samples, unit)}`,
+      other === undefined ? (comparison.remark ?? '') : `${other.label}: ${cell(other.samples, unit)}`,
       ratio === undefined ? '' : `${ratio.toFixed(2)} ×`,
       targetText(target, unit),
       verdictOf(comparison),
@@ -60,6 +61,17 @@ export function markdownReport(report: BenchReport): string {
   }
   lines.push('', 'Median (smallest) of the runs.', '', ...notes.map((note, n) => `${n + 1}. ${note}`), '');
   return lines.join('\n');
+}
+
+const BEGIN = '<!-- bench:begin -->';
+const END = '<!-- bench:end -->';
+
+/** A page with the report between its two marks, or, of a page without them, the report alone. */
+export function intoPage(page: string, markdown: string): string {
+  const begin = page.indexOf(BEGIN);
+  const end = page.indexOf(END);
+  if (begin < 0 || end < begin) return markdown;
+  return `${page.slice(0, begin + BEGIN.length)}\n${markdown.trimEnd()}\n${page.slice(end)}`;
 }
 
 function headLines({ machine, input, rounds, command, startedAt, durationSeconds }: BenchReport): string[] {

@@ -28,7 +28,7 @@ export function resourceComparisons(usages: readonly Usage[]): Comparison[] {
       ours: { label: 'longest delay of the event loop', samples: [longest.delayMs] },
       other: undefined,
       target: { kind: 'at most', limit: DELAY_LIMIT_MS },
-      notes: waited < 1 ? [] : [`of these ${waited.toFixed(0)} ms or less without a processor, for others had them`],
+      ...(waited < 1 ? {} : { remark: `of these up to ${waited.toFixed(0)} ms without a processor` }),
     });
   }
   return comparisons;
