@@ -21,7 +21,7 @@ export async function bootAct(play: Play, original: GuestShell): Promise<GuestSh
   show.busy('the guest boots');
   const booted = await GuestShell.connect(stage, bootedName);
   figures.bootMs = booted.answeredAtMs - startedMs;
-  show.claim('from the call to the answer of its user space', true, figures.bootMs);
+  show.claim('its user space answers (the time runs from the call of boot)', true, figures.bootMs);
   show.command('virsh -c "$LIBVIRT" list');
   // With somebody's own libvirt, other machines are nobody's business here.
   const both = (await stage.virsh('list')).split('\n').filter((line) => line.includes(machineName));
