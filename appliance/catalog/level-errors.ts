@@ -11,10 +11,19 @@ export async function guard<T>(operation: Promise<T>): Promise<T> {
   }
 }
 
-/** The same for an iteration. */
-export async function* guardEach<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
+/** The same for a call that answers at once. */
+export function guardSync<T>(operation: () => T): T {
   try {
-    yield* items;
+    return operation();
+  } catch (error) {
+    throw levelError(error);
+  }
+}
+
+/** The same for an iteration, which `start` begins. */
+export async function* guardEach<T>(start: () => AsyncIterable<T>): AsyncGenerator<T, void, void> {
+  try {
+    yield* start();
   } catch (error) {
     throw levelError(error);
   }
@@ -45,8 +54,9 @@ function causedBy(error: unknown): ApplianceError {
   if (/No space left|quota exceeded/i.test(text)) {
     return new ApplianceError('NO_SPACE', 'no space left for the catalog', { cause: error });
   }
-  // A file that is missing is damage; one that cannot be read or written is the device's or the permissions' fault.
-  if (systemErrorCode(cause) === 'LEVEL_IO_ERROR' && !/No such file/i.test(text)) {
+  // A file that is missing or too short (LevelDB says EINVAL of a read beyond the end of a table) is damage; one that
+  // cannot be read or written is the device's or the permissions' fault.
+  if (systemErrorCode(cause) === 'LEVEL_IO_ERROR' && !/No such file|Invalid argument/i.test(text)) {
     return new ApplianceError('IO_FAILED', `the catalog cannot be read or written: ${text}`, { cause: error });
   }
   return catalogDamaged(text, error);
