@@ -260,6 +260,7 @@ export class LocalAppliance implements Appliance {
     for (const point of lostPoints) this.#options.onNotice(`the manifest of recovery point ${point} is gone`);
     if (missingContents > 0)
       this.#options.onNotice(`${missingContents} contents are missing; run \`understudy check\``);
+    for (const sentence of await core.protect.removeLeftovers()) this.#options.onNotice(sentence);
     for (const sentence of await core.protect.thawLeftovers()) this.#options.onNotice(sentence);
     if (!this.#options.isService) return;
     const { restored, problems } = await core.recover.restoreSessions();

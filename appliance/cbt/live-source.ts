@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { chown, mkdir, rm } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { walkExtents } from '../block/extent-walk.ts';
 import { ApplianceError, hasCode, toError } from '../core/errors.ts';
 import type { Extent } from '../core/extents.ts';
@@ -9,13 +9,14 @@ import { qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import { connectNbd } from '../nbd/client/connect.ts';
 import type { NbdDevice } from '../nbd/client/nbd-device.ts';
 import { BASE_ALLOCATION } from '../nbd/protocol.ts';
-import { connectWhenReady } from './connect-when-ready.ts';
 import { changedExtents } from './changes.ts';
+import { connectWhenReady } from './connect-when-ready.ts';
+import { removeLeftoverScratch, scratchPathBeside } from './leftovers.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
 import type { DiskPlan } from './plan-disks.ts';
 import { withFrozenGuest } from './quiesce.ts';
-import { SpaceWatch } from './space-watch.ts';
 import type { BackupSource, SourceDisk } from './source.ts';
+import { SpaceWatch } from './space-watch.ts';
 
 /** A pull backup job that runs, and what it left on this host. */
 interface Job {
@@ -58,13 +59,14 @@ export async function openLiveSource(prepared: PreparedMachine): Promise<BackupS
 }
 
 /** A job that a dead process of this appliance left (its socket lies in our directory, whose lock we hold) is ended. */
-async function endOrphan({ options, checkpoints, baseName, notices }: PreparedMachine): Promise<void> {
+async function endOrphan({ options, checkpoints, baseName, notices, plans }: PreparedMachine): Promise<void> {
   let xml: string;
   try {
     xml = await options.domain.backupXml();
   } catch (error) {
     if (hasCode(error, 'NO_BACKUP_JOB', 'DOMAIN_WRONG_STATE')) {
       notices.push(...(await checkpoints.deleteAllBut(baseName)));
+      await removeLeftoverScratch(plans);
       return;
     }
     throw error;
@@ -78,6 +80,7 @@ async function endOrphan({ options, checkpoints, baseName, notices }: PreparedMa
   await options.domain.endBackup(socketPath);
   notices.push('a backup job that an interrupted run had left was ended');
   notices.push(...(await checkpoints.deleteAllBut(baseName)));
+  await removeLeftoverScratch(plans);
 }
 
 async function beginWithFallback(prepared: PreparedMachine): Promise<Job> {
@@ -139,11 +142,11 @@ function bitmapName(plan: DiskPlan): string {
   return `backup-${plan.disk.target}`;
 }
 
-/** Beside the image, where the machine's storage has room and QEMU may write; else in the appliance's own directory. */
+/** Beside the image, where QEMU may write; else in the appliance's own directory. */
 function scratchPath(plan: DiskPlan, directory: string, name: string): string {
   const image = plan.disk.source?.kind === 'file' ? plan.disk.source.path : undefined;
   if (image === undefined) return join(directory, `${name}-${plan.disk.target}`);
-  return join(dirname(image), `.${basename(image)}.${name.slice(-16)}.scratch`);
+  return scratchPathBeside(image, name);
 }
 
 async function removeTraces(job: Job): Promise<void> {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdir, rm } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { walkExtents } from '../block/extent-walk.ts';
 import { ApplianceError } from '../core/errors.ts';
@@ -11,6 +11,7 @@ import { connectNbd } from '../nbd/client/connect.ts';
 import type { NbdDevice } from '../nbd/client/nbd-device.ts';
 import { BASE_ALLOCATION } from '../nbd/protocol.ts';
 import { changedExtents } from './changes.ts';
+import { removeLeftoverScratch } from './leftovers.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
 import { type DiskPlan, localPath } from './plan-disks.ts';
 import type { BackupSource, SourceDisk } from './source.ts';
@@ -67,6 +68,7 @@ class OfflineSource implements BackupSource {
   }
 
   async open(): Promise<void> {
+    await removeLeftoverScratch(this.#prepared.plans);
     const { state, reason } = await this.#prepared.options.domain.state();
     if (state === 'shut-off' && reason === SHUT_DOWN) this.consistency = 'file-system-consistent';
     await mkdir(this.#directory, { mode: 0o700 });

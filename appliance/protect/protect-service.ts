@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Catalog } from '../catalog/catalog.ts';
+import { removeLeftoverRuns } from '../cbt/leftovers.ts';
 import { openLibvirtSource } from '../cbt/libvirt-source.ts';
 import { defaultSourceName, machineIdOfName, openNbdSource } from '../cbt/nbd-source.ts';
 import { thaw } from '../cbt/quiesce.ts';
@@ -92,6 +93,11 @@ export class ProtectService {
         }),
       ),
     );
+  }
+
+  /** Removes what runs of a killed process left on this host. Once, before the first backup. Sentences about what was ended. */
+  removeLeftovers(): Promise<string[]> {
+    return removeLeftoverRuns(this.#options.runtimeDirectory, this.#options.scratchDirectory);
   }
 
   /** Thaws guests that a process of this appliance may have left frozen. Sentences about what was done. */
