@@ -9,7 +9,7 @@ import type { ChunkLocation, Damage, ManagedIndex, PackInfo } from '../repositor
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { PackEntry } from '../repository/pack-format.ts';
 import { binaryKey, PREFIX, type Prefix, rangeOf, textKey } from './keys.ts';
-import { guard, guardEach, levelError, openError } from './level-errors.ts';
+import { guard, guardEach, guardSync, openError } from './level-errors.ts';
 import { catalogDamaged, decodeLocation, decodeRecord, encodeLocation, encodeRecord } from './records.ts';
 
 /** Deletions of one batch; keeps a batch small beside what LevelDB buffers. */
@@ -18,6 +18,8 @@ const WRITE_BUFFER_BYTES: number = 8 * 1024 * 1024;
 const BLOCK_CACHE_BYTES: number = 32 * 1024 * 1024;
 /** Names of LevelDB's files; with one of them there was a database here. */
 const LEVELDB_FILE = /^(MANIFEST-\d+|\d+\.(log|ldb|sst))$/;
+
+type Batch = ReturnType<Level<Buffer, Buffer>['batch']>;
 
 /** What the repository holds, from the packs' sums. */
 export interface StorageTotals {
@@ -78,17 +80,12 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   }
 
   find(id: ContentKey): ChunkLocation | undefined {
-    let value: Buffer | undefined;
-    try {
-      value = this.#db.getSync(binaryKey(PREFIX.chunk, keyBytes(id)));
-    } catch (error) {
-      throw levelError(error);
-    }
+    const value = guardSync(() => this.#db.getSync(binaryKey(PREFIX.chunk, keyBytes(id))));
     return this.#known(id, value) ?? this.#damagedPlace(id);
   }
 
   async addPack(packId: PackId, info: PackInfo, entries: readonly PackEntry[]): Promise<void> {
-    const batch = this.#db.batch();
+    const batch = this.#batch();
     const healed: ContentKey[] = [];
     for (const entry of entries) {
       const damage = this.#damages.get(entry.id);
@@ -108,7 +105,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   async removePack(packId: PackId, ids: readonly ContentKey[]): Promise<void> {
     const locations = await this.findMany(ids);
-    const batch = this.#db.batch();
+    const batch = this.#batch();
     for (const [n, id] of ids.entries()) {
       if (locations[n]?.packId === packId) batch.del(binaryKey(PREFIX.chunk, keyBytes(id)));
     }
@@ -137,7 +134,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   /** Lists a point. */
   async putPoint(point: RecoveryPoint): Promise<void> {
-    const batch = this.#db.batch();
+    const batch = this.#batch();
     this.#put(batch, PREFIX.point, point.id, point);
     batch.del(textKey(PREFIX.lost, point.id));
     await guard(batch.write({ sync: true }));
@@ -154,7 +151,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   /** Takes a point off the list because its manifest disappeared; what it named is kept from garbage collection. */
   async losePoint(point: RecoveryPoint): Promise<void> {
-    const batch = this.#db.batch();
+    const batch = this.#batch();
     this.#put(batch, PREFIX.lost, point.id, point);
     batch.del(textKey(PREFIX.point, point.id));
     await guard(batch.write({ sync: true }));
@@ -178,7 +175,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     if (location === undefined) return;
     const damage: Damage = { ...location, what };
     const key = binaryKey(PREFIX.damage, keyBytes(id));
-    const batch = this.#db.batch();
+    const batch = this.#batch();
     batch.put(key, encodeRecord(key, damage));
     batch.del(binaryKey(PREFIX.chunk, keyBytes(id)));
     await guard(batch.write({ sync: true }));
@@ -188,7 +185,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   async clearDamage(id: ContentKey): Promise<void> {
     const damage = this.#damages.get(id);
     if (damage === undefined) return;
-    const batch = this.#db.batch();
+    const batch = this.#batch();
     batch.put(binaryKey(PREFIX.chunk, keyBytes(id)), encodeLocation(id, damage));
     batch.del(binaryKey(PREFIX.damage, keyBytes(id)));
     await guard(batch.write({ sync: true }));
@@ -197,15 +194,15 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   async purgeDangling(): Promise<ContentKey[]> {
     const gone: ContentKey[] = [];
-    let batch = this.#db.batch();
-    for await (const [key, value] of guardEach(this.#db.iterator(rangeOf(PREFIX.chunk)))) {
+    let batch = this.#batch();
+    for await (const [key, value] of guardEach(() => this.#db.iterator(rangeOf(PREFIX.chunk)))) {
       const id = keyAt(key, PREFIX.chunk.length);
       if (this.#packs.has(decodeLocation(id, value).packId)) continue;
       gone.push(id);
       batch.del(key);
       if (batch.length < BATCH_ENTRIES) continue;
       await guard(batch.write());
-      batch = this.#db.batch();
+      batch = this.#batch();
     }
     await guard(batch.write({ sync: true }));
     return gone;
@@ -246,20 +243,24 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   async #load(): Promise<void> {
     for (const [id, info] of await this.#all<PackInfo>(PREFIX.pack)) this.#packs.set(id as PackId, info);
-    for await (const [key, value] of guardEach(this.#db.iterator(rangeOf(PREFIX.damage)))) {
+    for await (const [key, value] of guardEach(() => this.#db.iterator(rangeOf(PREFIX.damage)))) {
       this.#damages.set(keyAt(key, PREFIX.damage.length), decodeRecord<Damage>(key, value));
     }
   }
 
   async #all<T>(prefix: Prefix): Promise<Map<string, T>> {
     const found = new Map<string, T>();
-    for await (const [key, value] of guardEach(this.#db.iterator(rangeOf(prefix)))) {
+    for await (const [key, value] of guardEach(() => this.#db.iterator(rangeOf(prefix)))) {
       found.set(key.toString('utf8', prefix.length), decodeRecord<T>(key, value));
     }
     return found;
   }
 
-  #put(batch: ReturnType<Level<Buffer, Buffer>['batch']>, prefix: Prefix, name: string, value: unknown): void {
+  #batch(): Batch {
+    return guardSync(() => this.#db.batch());
+  }
+
+  #put(batch: Batch, prefix: Prefix, name: string, value: unknown): void {
     const key = textKey(prefix, name);
     batch.put(key, encodeRecord(key, value));
   }

@@ -37,7 +37,8 @@ interface Member {
 
 /**
  * The threads that hash, compress, encrypt, decrypt and verify. Jobs given in one turn of the event loop travel in few
- * messages. When a worker dies, everything that it held fails and the pool stays failed: nothing is retried blindly.
+ * messages. When a worker dies, the others are ended too, everything that was under way fails, and the pool stays failed:
+ * nothing is retried blindly.
  */
 export class CodecPool {
   readonly arena: Arena;
@@ -45,7 +46,7 @@ export class CodecPool {
   #nextTicket = 1;
   #isFlushPlanned = false;
   #failure: Error | undefined;
-  #isClosed = false;
+  #ended: Promise<void> = Promise.resolve();
 
   constructor(arena: Arena, keys: RepositoryKeys, options: { readonly threads: number; readonly zstdLevel: number }) {
     this.arena = arena;
@@ -93,16 +94,8 @@ export class CodecPool {
   }
 
   async close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
     this.#fail(new ApplianceError('CLOSED', 'the repository was closed'));
-    await Promise.all(
-      this.#members.map(({ worker }) => {
-        // Idle workers are unreferenced: without this nothing would keep the process until they have ended.
-        worker.ref();
-        return worker.terminate();
-      }),
-    );
+    await this.#ended;
   }
 
   #start(data: CodecWorkerData): Member {
@@ -166,12 +159,25 @@ export class CodecPool {
     else pending.reject(asError(reply.error));
   }
 
+  /** The end of the pool, whatever the reason; only the first counts. */
   #fail(error: Error): void {
-    this.#failure ??= error;
-    for (const member of this.#members) {
-      for (const pending of member.pending.values()) pending.reject(this.#failure);
-      member.pending.clear();
-      if (!this.#isClosed) member.worker.unref();
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.#ended = this.#end(error);
+  }
+
+  /** Threads write where their jobs say: nobody hears of the end, and uses such a place anew, before all of them are gone. */
+  async #end(error: Error): Promise<void> {
+    await Promise.all(
+      this.#members.map(({ worker }) => {
+        // Idle workers are unreferenced: without this nothing would keep the process until they have ended.
+        worker.ref();
+        return worker.terminate();
+      }),
+    );
+    for (const { pending } of this.#members) {
+      for (const { reject } of pending.values()) reject(error);
+      pending.clear();
     }
   }
 }

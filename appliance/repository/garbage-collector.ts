@@ -166,11 +166,15 @@ class Collection {
 
   /** The manifests go before their contents, so that nothing half can be brought back. */
   async #purge({ expired, staleCopies }: CollectionRoots): Promise<void> {
-    for (const ref of [...expired, ...staleCopies]) {
-      this.#throwIfAborted();
-      await this.#repository.store.delete(deletedPointKey(ref.machineId, ref.pointId));
+    try {
+      for (const ref of [...expired, ...staleCopies]) {
+        this.#throwIfAborted();
+        await this.#repository.store.delete(deletedPointKey(ref.machineId, ref.pointId));
+      }
+    } finally {
+      // After an error those that are left can be brought back again: nothing of them is swept.
+      this.#repository.manifests.pardon(expired.map(({ pointId }) => pointId));
     }
-    this.#repository.manifests.pardon(expired.map(({ pointId }) => pointId));
   }
 
   async #sweep(surveyed: readonly SurveyedPack[]): Promise<void> {

@@ -14,6 +14,7 @@ import { randomSource } from './crashing-file-system.ts';
 
 export const MACHINE_ID: string = '0b1c2d3e-4f50-4617-8899-aabbccddeeff';
 const PIECE_BYTES = 4096;
+const STEP_BYTES: number = 1024 * 1024;
 
 /** Seeded bytes and numbers. */
 export class Dice {
@@ -101,7 +102,9 @@ export async function writePoint(repository: Repository, request: PointRequest):
   for (const [name, disk] of Object.entries(request.disks)) {
     const before = request.parent?.disks.find((one) => one.name === name);
     await using source = memoryDevice({ sizeBytes: disk.content.length });
-    await source.write(0, disk.content);
+    for (let at = 0; at < disk.content.length; at += STEP_BYTES) {
+      await source.write(at, disk.content.subarray(at, at + STEP_BYTES));
+    }
     const all: Extent[] = [{ offset: 0, length: disk.content.length, kind: 'data' }];
     const changes = disk.takeChanges();
     const result = await ingest({
@@ -166,8 +169,9 @@ export async function readDisk(repository: Repository, point: RecoveryPoint, nam
   const { reader, chunkBytes } = repository;
   await using device = new PointDevice({ reader, chunkBytes, root: keyFromHex(disk.root), sizeBytes: disk.sizeBytes });
   const content = Buffer.alloc(disk.sizeBytes);
-  const step = 1024 * 1024;
-  for (let at = 0; at < content.length; at += step) await device.read(at, content.subarray(at, at + step));
+  for (let at = 0; at < content.length; at += STEP_BYTES) {
+    await device.read(at, content.subarray(at, at + STEP_BYTES));
+  }
   return content;
 }
 
