@@ -2,12 +2,12 @@
 import { execFileSync } from 'node:child_process';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
+import { run } from '../lab/run.ts';
 import { type DiskInput, sparseDisk } from './disk-input.ts';
 import { canRun, type ProcessFigures } from './measured-process.ts';
 import type { BenchOptions } from './options.ts';
 import type { ProbeReport } from './probe.ts';
 import { serveRaw } from './server-process.ts';
-import { run } from '../lab/run.ts';
 import { UnderstudyCommand } from './understudy-command.ts';
 import type { Workspace } from './workspace.ts';
 

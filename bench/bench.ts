@@ -4,7 +4,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
 import { BenchContext } from './bench-context.ts';
-import { verdictOf, type Comparison } from './comparison.ts';
+import { type Comparison, verdictOf } from './comparison.ts';
 import { diskInput } from './disk-input.ts';
 import { machineFacts } from './machine.ts';
 import { type BenchOptions, parseOptions, type RowName, USAGE } from './options.ts';

@@ -4,9 +4,9 @@ import { changedExtents } from '../appliance/cbt/changes.ts';
 import type { BackupSource, SourceDisk } from '../appliance/cbt/source.ts';
 import { systemClock } from '../appliance/core/clock.ts';
 import type { Extent } from '../appliance/core/extents.ts';
-import type { RecoveryPoint } from '../appliance/repository/manifest.ts';
 import { connectNbd } from '../appliance/nbd/client/connect.ts';
 import { BASE_ALLOCATION } from '../appliance/nbd/protocol.ts';
+import type { RecoveryPoint } from '../appliance/repository/manifest.ts';
 
 /**
  * An export with a dirty bitmap as the source of an incremental: what the trackers of running and shut-off machines do,

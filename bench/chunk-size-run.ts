@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { join } from 'node:path';
-import { openFileDevice } from '../appliance/block/file-device.ts';
 import type { BlockDevice } from '../appliance/block/block-device.ts';
 import { walkExtents } from '../appliance/block/extent-walk.ts';
+import { openFileDevice } from '../appliance/block/file-device.ts';
 import { Catalog } from '../appliance/catalog/catalog.ts';
 import { systemClock } from '../appliance/core/clock.ts';
 import { type ContentKey, ZERO_KEY } from '../appliance/core/content-id.ts';
@@ -10,7 +10,7 @@ import type { Extent } from '../appliance/core/extents.ts';
 import { newRepositoryConfig, sealConfig } from '../appliance/repository/config.ts';
 import { DirectoryStore } from '../appliance/repository/directory-store.ts';
 import { Repository } from '../appliance/repository/repository.ts';
-import { ingest, type IngestResult } from '../appliance/volume/ingest.ts';
+import { type IngestResult, ingest } from '../appliance/volume/ingest.ts';
 import { PointDevice } from '../appliance/volume/point-device.ts';
 import { randomBytesOf } from './generated-content.ts';
 import { Seeded } from './statistics.ts';

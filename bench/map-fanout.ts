@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { zstdCompressSync } from 'node:zlib';
+
 import { createHash } from 'node:crypto';
+import { zstdCompressSync } from 'node:zlib';
 import { type ContentKey, keyAt, ZERO_KEY } from '../appliance/core/content-id.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
 import { FRAME_HEADER_BYTES, MAP_LEVELS, NODE_FANOUT, PACK_ENTRY_BYTES } from '../appliance/repository/format.ts';

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { ApplianceError, toError } from '../appliance/core/errors.ts';
 
@@ -44,6 +45,9 @@ export const USAGE: string = `npm run bench -- [--quick] [--only ROW]… [--size
 It needs about 30 GB of free disk beneath .cache/bench, which keeps the input for the next run.
 `;
 
+/** Writing `1` drops the page cache (proc(5)). */
+export const PAGE_CACHE_SWITCH = '/proc/sys/vm/drop_caches';
+
 const GIB: number = 1024 ** 3;
 
 /** @throws ApplianceError BAD_ARGUMENT */
@@ -51,6 +55,7 @@ export function parseOptions(argv: readonly string[]): BenchOptions | 'help' {
   const values = parse(argv);
   if (values.help === true) return 'help';
   const isQuick = values.quick === true;
+  if (values.cold === true && !canDropPageCache()) throw bad('--cold needs root');
   const rows = values.only ?? [...ROW_NAMES];
   for (const row of rows) if (!isRowName(row)) throw bad(`there is no row ${row}; one of: ${ROW_NAMES.join(', ')}`);
   const sizeGib = positive(values.size ?? (isQuick ? '0.5' : '8'), '--size');
@@ -95,6 +100,10 @@ function parse(argv: readonly string[]): {
   } catch (cause) {
     throw new ApplianceError('BAD_ARGUMENT', toError(cause).message, { cause, hint: USAGE });
   }
+}
+
+function canDropPageCache(): boolean {
+  return process.getuid?.() === 0 && existsSync(PAGE_CACHE_SWITCH);
 }
 
 function isRowName(name: string): name is RowName {

@@ -2,11 +2,11 @@
 import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hash, randomBytes } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import zstd from 'zstd-napi/binding.js';
-import { openFileDevice } from '../appliance/block/file-device.ts';
 import { walkExtents } from '../appliance/block/extent-walk.ts';
+import { openFileDevice } from '../appliance/block/file-device.ts';
 import { systemClock } from '../appliance/core/clock.ts';
-import { derivePackKey } from '../appliance/repository/keys.ts';
 import { newPackId } from '../appliance/core/ids.ts';
+import { derivePackKey } from '../appliance/repository/keys.ts';
 import { diskInput } from './disk-input.ts';
 import { parseOptions, USAGE } from './options.ts';
 import { median } from './statistics.ts';

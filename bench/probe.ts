@@ -37,6 +37,8 @@ export interface Delay {
    * that is not longer is the machine's, not the program's.
    */
   readonly waitedMs: number;
+  /** How long it ran; what is left of a delay it slept in a system call. */
+  readonly ranMs: number;
 }
 
 /** The timer of the measurement; a delay is what comes on top of it. */
@@ -52,16 +54,16 @@ function install(into: string): void {
   let startedAtMs: number | undefined;
   let maxStartDelayMs = 0;
   let longest: Delay[] = [];
-  let waitedBeforeMs = processorWaitMs();
+  let before = schedulerTimes();
   const takeWindow = (): void => {
     if (histogram.count === 0) return;
     const delayMs = Math.max(0, histogram.max / 1e6 - RESOLUTION_MS);
     histogram.reset();
-    const waitedNowMs = processorWaitMs();
-    const waitedMs = waitedNowMs - waitedBeforeMs;
-    waitedBeforeMs = waitedNowMs;
+    const now = schedulerTimes();
+    const times = { waitedMs: now.waitedMs - before.waitedMs, ranMs: now.ranMs - before.ranMs };
+    before = now;
     if (startedAtMs === undefined) maxStartDelayMs = Math.max(maxStartDelayMs, delayMs);
-    else longest = [...longest, { atMs: performance.now(), delayMs, waitedMs }].sort((a, b) => b.delayMs - a.delayMs);
+    else longest = [...longest, { atMs: performance.now(), delayMs, ...times }].sort((a, b) => b.delayMs - a.delayMs);
     longest = longest.slice(0, KEPT_WINDOWS);
   };
   const leave = (): void => {
@@ -89,12 +91,13 @@ function install(into: string): void {
   process.on('SIGUSR2', leave);
 }
 
-/** How long the main thread has been waiting for a processor; 0 where the kernel does not tell. */
-function processorWaitMs(): number {
+/** How long the main thread has run, and has waited for a processor; zeroes where the kernel does not tell. */
+function schedulerTimes(): { readonly ranMs: number; readonly waitedMs: number } {
   try {
-    return Number(readFileSync('/proc/self/schedstat', 'latin1').split(' ')[1] ?? 0) / 1e6;
+    const [ran = '0', waited = '0'] = readFileSync('/proc/self/schedstat', 'latin1').split(' ');
+    return { ranMs: Number(ran) / 1e6, waitedMs: Number(waited) / 1e6 };
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return 0;
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return { ranMs: 0, waitedMs: 0 };
     throw error;
   }
 }

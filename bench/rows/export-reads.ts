@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { writeFileSync } from 'node:fs';
-import { openFileDevice } from '../../appliance/block/file-device.ts';
 import { walkExtents } from '../../appliance/block/extent-walk.ts';
+import { openFileDevice } from '../../appliance/block/file-device.ts';
 import type { BenchContext } from '../bench-context.ts';
 import type { Comparison, Target, Unit } from '../comparison.ts';
 import { runFio } from '../fio-load.ts';
-import { serveByQemu, type ServerProcess } from '../server-process.ts';
+import { PAGE_CACHE_SWITCH } from '../options.ts';
+import { type ServerProcess, serveByQemu } from '../server-process.ts';
 
 const MIB: number = 1024 ** 2;
 const WORKING_SET_BYTES: number = 64 * MIB;
@@ -156,5 +157,5 @@ async function partsOf(path: string): Promise<{
 
 function dropPageCache(bench: BenchContext): void {
   bench.settle();
-  writeFileSync('/proc/sys/vm/drop_caches', '1');
+  writeFileSync(PAGE_CACHE_SWITCH, '1');
 }

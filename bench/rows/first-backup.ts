@@ -3,9 +3,9 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BenchContext } from '../bench-context.ts';
 import type { Comparison } from '../comparison.ts';
-import { storedBytes } from '../stored-bytes.ts';
 import { measureProcess } from '../measured-process.ts';
-import { serveRaw, type ServerProcess } from '../server-process.ts';
+import { type ServerProcess, serveRaw } from '../server-process.ts';
+import { storedBytes } from '../stored-bytes.ts';
 
 const MIB: number = 1024 ** 2;
 

@@ -3,7 +3,7 @@ import type { BenchContext } from '../bench-context.ts';
 import type { Comparison } from '../comparison.ts';
 import { BITMAP, makeDirtyImage } from '../dirty-image.ts';
 import { cloneState } from '../opened-state.ts';
-import { serveByQemu, type ServerProcess } from '../server-process.ts';
+import { type ServerProcess, serveByQemu } from '../server-process.ts';
 import type { IncrementalReport } from '../subject.ts';
 
 const MIB: number = 1024 ** 2;
