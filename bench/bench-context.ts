@@ -129,7 +129,7 @@ export class BenchContext {
 
   async #makeLargeState(): Promise<string> {
     this.say('preparing: a repository with one point of an 8 TiB disk');
-    const state = this.workspace.path('state-large');
+    const state = this.workspace.statePath('state-large');
     await this.understudy.init(state);
     await using source = await serveRaw(await this.largeDisk(), this.workspace.socketPath('source'));
     await this.understudy.backup(state, source.uri());
@@ -138,7 +138,7 @@ export class BenchContext {
 
   async #makeFullState(): Promise<string> {
     this.say('preparing: a repository with one point');
-    const state = this.workspace.path('state-full');
+    const state = this.workspace.statePath('state-full');
     await this.understudy.init(state);
     await using source = await serveRaw(this.input.path, this.workspace.socketPath('source'));
     const figures = await this.understudy.backup(state, source.uri());

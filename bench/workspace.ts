@@ -2,6 +2,7 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { StateDirectory } from '../appliance/app/state-directory.ts';
 import { FileLock } from '../appliance/core/file-lock.ts';
 
 /** The project's folder. */
@@ -18,6 +19,7 @@ export class Workspace implements AsyncDisposable {
   /** Short enough for sockets. */
   readonly socketDirectory: string;
   readonly #lock: FileLock;
+  readonly #runtimePaths: string[] = [];
   #names = 0;
 
   private constructor(base: string, socketDirectory: string, lock: FileLock) {
@@ -38,6 +40,13 @@ export class Workspace implements AsyncDisposable {
     return workspace;
   }
 
+  /** A path for a state directory; the directory of its sockets, which lies elsewhere, is removed in the end. */
+  statePath(name: string): string {
+    const path = this.path(name);
+    this.#runtimePaths.push(new StateDirectory(path).runtimePath);
+    return path;
+  }
+
   /** A path in the run's directory that nothing had before. */
   path(name: string): string {
     this.#names += 1;
@@ -56,6 +65,7 @@ export class Workspace implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.runDirectory, { recursive: true, force: true });
     await rm(this.socketDirectory, { recursive: true, force: true });
+    for (const path of this.#runtimePaths) await rm(path, { recursive: true, force: true });
     await this.#lock[Symbol.asyncDispose]();
   }
 }

@@ -53,7 +53,7 @@ async function measure(bench: BenchContext, ours: number[], local: number[]): Pr
   await createDataDisk({ path, sizeBytes: DISK_BYTES, format: 'qcow2', files });
   const disks = [{ path, format: 'qcow2', target: 'vda', serial: 'DATA-1' }] as const;
   const domain = await connection.define(guestDomainXml({ name: GUEST, image, acceleration, disks }));
-  const state = bench.workspace.path('state-boot');
+  const state = bench.workspace.statePath('state-boot');
   await bench.understudy.init(state);
   const { probeDirectory } = bench.workspace;
   const service = await ServiceProcess.start(state, { probeDirectory, connect: libvirt.uri });

@@ -45,7 +45,7 @@ export async function firstBackup(bench: BenchContext): Promise<Comparison[]> {
 }
 
 async function backUp(bench: BenchContext, source: ServerProcess, into: Figures, isKept: boolean): Promise<void> {
-  const state = bench.workspace.path('state');
+  const state = bench.workspace.statePath('state');
   await bench.understudy.init(state);
   bench.settle();
   const figures = await bench.understudy.backup(state, source.uri());

@@ -81,7 +81,7 @@ async function makeChains(bench: BenchContext, full: string): Promise<Chain[]> {
   const chains: Chain[] = [{ points: 1, state: full, wallSeconds: [], runMs: [] }];
   let from = full;
   for (const points of [10, bench.options.longChain]) {
-    const state = bench.workspace.path(`state-${points}`);
+    const state = bench.workspace.statePath(`state-${points}`);
     await cloneState(from, state);
     bench.say(`incremental: growing a chain to ${points} points`);
     await bench.understudy.subject(['grow', state, bench.input.path, String(points)]);
@@ -92,7 +92,7 @@ async function makeChains(bench: BenchContext, full: string): Promise<Chain[]> {
 }
 
 async function measure(bench: BenchContext, server: ServerProcess, chain: Chain): Promise<IncrementalReport> {
-  const state = bench.workspace.path('state-incremental');
+  const state = bench.workspace.statePath('state-incremental');
   await cloneState(chain.state, state);
   bench.settle();
   const figures = await bench.understudy.subject(['incremental', state, server.uri(), BITMAP]);

@@ -18,7 +18,7 @@ const READ_BYTES = 4096;
  */
 export async function openExport(bench: BenchContext): Promise<Comparison[]> {
   const { longChain, rounds } = bench.options;
-  const state = bench.workspace.path('state-open');
+  const state = bench.workspace.statePath('state-open');
   await cloneState(await bench.largeState(), state);
   bench.say(`open an export: growing a chain to ${longChain} points`);
   await bench.understudy.subject(['grow', state, await bench.largeDisk(), String(longChain)]);

@@ -16,7 +16,7 @@ export async function sparseDisks(bench: BenchContext): Promise<Comparison[]> {
     for (const disk of [large, small]) {
       bench.say(`sparse disk, round ${round + 1} of ${bench.options.rounds}: ${disk.sizeBytes / 1024 ** 3} GiB`);
       await using source = await serveRaw(disk.path, bench.workspace.socketPath('sparse'));
-      const state = bench.workspace.path('state-sparse');
+      const state = bench.workspace.statePath('state-sparse');
       await bench.understudy.init(state);
       bench.settle();
       const figures = await bench.understudy.backup(state, source.uri());
