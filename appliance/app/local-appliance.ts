@@ -235,15 +235,16 @@ export class LocalAppliance implements Appliance {
     if (this.#isRebuilding) return Promise.reject(new ApplianceError('LOCKED', 'the catalog is being rebuilt'));
     if (this.#closing !== undefined)
       return Promise.reject(new ApplianceError('CLOSED', 'the appliance is being closed'));
-    if (this.#core === undefined) {
-      const opening = this.#start();
-      this.#core = opening;
-      opening.catch(() => {
-        // The next operation tries again: what was wrong may have been repaired.
-        if (this.#core === opening) this.#core = undefined;
-      });
-    }
-    return this.#core;
+    return this.#core ?? this.#use(this.#start());
+  }
+
+  /** The core from here on, unless it cannot be opened: then the next operation tries again, what was wrong may be repaired. */
+  #use(opening: Promise<Core>): Promise<Core> {
+    this.#core = opening;
+    opening.catch(() => {
+      if (this.#core === opening) this.#core = undefined;
+    });
+    return opening;
   }
 
   async #start(): Promise<Core> {
@@ -289,8 +290,7 @@ export class LocalAppliance implements Appliance {
       onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
     });
     const totals = await catalog.totals();
-    this.#core = startCore(this.#foundation, { catalog, repository });
-    await this.#settleIn(await this.#core);
+    await this.#settleIn(await this.#use(startCore(this.#foundation, { catalog, repository })));
     const problems = report.damaged.map(({ object, message }) => `${object}: ${message}`);
     for (const stray of report.strays) problems.push(`${stray} does not belong into a repository`);
     if (!report.hasKeptRecords) problems.push('the history of runs could not be read from the old catalog');
