@@ -4,7 +4,7 @@ import { everyStep } from '../support/faulty-file-system.ts';
 import { suite } from '../support/suite.ts';
 import { deletions, emptying, FAULTS, FaultScene } from './fault-rig.ts';
 
-const test = suite('death during deletion and collection', { timeoutMs: 60_000 });
+const test = suite('death during deletion and collection', { timeoutMs: 90_000 });
 
 test('the death of the process in the middle of a write, or at any other step, leaves every listed point whole', async (t) => {
   const scene = await FaultScene.create(t);

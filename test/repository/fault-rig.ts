@@ -23,6 +23,8 @@ export type Contents = Map<string, Buffer>;
 export const FAULTS = {
   noSpace: (at: number): Fault => ({ kind: 'error', at, code: 'ENOSPC' }),
   deviceError: (at: number): Fault => ({ kind: 'error', at, code: 'EIO' }),
+  /** No space at every other step, an error of the device at those between. */
+  anyError: (at: number): Fault => ({ kind: 'error', at, code: at % 2 === 0 ? 'ENOSPC' : 'EIO' }),
   death: (at: number): Fault => ({ kind: 'crash', at }),
   deathInWrite: (at: number): Fault => ({ kind: 'crash', at, partial: true }),
 } as const;
@@ -139,6 +141,16 @@ async function remove({ repository, catalog }: FixtureRepository, point: Recover
   await repository.manifests.delete({ machineId: point.machine.id, pointId: point.id }, 500);
   await catalog.deletePoint(point.id);
 }
+
+/** A backup; when it fails, another one in the same process. */
+export const backup: Scenario = async (fixture, scene) => {
+  try {
+    await scene.backup(fixture, 11);
+  } catch (error) {
+    await scene.backup(fixture, 12);
+    throw error;
+  }
+};
 
 /** Deletes, brings back, deletes again, and collects; the pack that is half dead is rewritten. */
 export const deletions: Scenario = async (fixture, { first }) => {
