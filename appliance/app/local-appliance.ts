@@ -188,11 +188,12 @@ export class LocalAppliance implements Appliance {
         details: { users },
       });
     }
-    const ref = { machineId: point.machine.id, pointId: point.id };
     const nowMs = this.#foundation.clock.nowMs();
-    if (params.now === true) await core.repository.manifests.purge(ref);
-    else await core.repository.manifests.delete(ref, nowMs);
-    await core.catalog.deletePoint(point.id);
+    if (params.now === true) await this.#purge(core, point);
+    else {
+      await core.repository.manifests.delete({ machineId: point.machine.id, pointId: point.id }, nowMs);
+      await core.catalog.deletePoint(point.id);
+    }
     const until = params.now === true ? null : new Date(nowMs + DEFAULT_GRACE_MS).toISOString();
     return { point: point.id, machine: point.machine.name, recoverableUntil: until };
   }
@@ -301,6 +302,17 @@ export class LocalAppliance implements Appliance {
       problems,
       durationMs: Math.round(clock.elapsedMs() - startedMs),
     };
+  }
+
+  /** Off the list first: interrupted in between, the next start lists the point again, and nothing is taken for lost. */
+  async #purge({ catalog, repository }: Core, point: RecoveryPoint): Promise<void> {
+    await catalog.deletePoint(point.id);
+    try {
+      await repository.manifests.purge({ machineId: point.machine.id, pointId: point.id });
+    } catch (error) {
+      await catalog.putPoint(point);
+      throw error;
+    }
   }
 
   async #point(core: Core, expression: string): Promise<RecoveryPoint> {

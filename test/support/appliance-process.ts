@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { PointSummary } from '../../appliance/api/operations.ts';
@@ -29,16 +31,14 @@ export interface ResourceOwner {
 /** The real command line, as processes, on one state directory. */
 export class ApplianceProcess {
   readonly state: string;
+  readonly repository: string;
   readonly #owner: ResourceOwner;
 
-  constructor(owner: ResourceOwner, state: string) {
+  /** The repository lies where `init` puts it, unless it is said. */
+  constructor(owner: ResourceOwner, state: string, repository: string = join(state, 'repository')) {
     this.#owner = owner;
     this.state = state;
-  }
-
-  /** The repository's directory, where `init` puts it by default. */
-  get repository(): string {
-    return join(this.state, 'repository');
+    this.repository = repository;
   }
 
   start(...words: readonly string[]): LiveProcess {
@@ -75,7 +75,7 @@ export class ApplianceProcess {
 
   /** The content of a disk of a point, restored through the command line to a file that is removed again. */
   async restored(point: string, ...words: readonly string[]): Promise<Buffer> {
-    const path = join(this.state, `restored-${point.replaceAll(/[^0-9a-zA-Z]/g, '')}.raw`);
+    const path = join(tmpdir(), `us-restored-${randomUUID()}.raw`);
     await this.ask('restore', point, '--to', path, ...words);
     const bytes = await readFile(path);
     await rm(path);
