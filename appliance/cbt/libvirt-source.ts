@@ -8,6 +8,7 @@ import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import type { Machine } from '../hypervisor/libvirt/inventory.ts';
 import { readMachine } from '../hypervisor/libvirt/read-machine.ts';
 import { OwnCheckpoints } from './checkpoints.ts';
+import { imageMarks } from './image-marks.ts';
 import { openLiveSource } from './live-source.ts';
 import { openOfflineSource } from './offline-source.ts';
 import { type DiskPlan, planDisks } from './plan-disks.ts';
@@ -52,7 +53,7 @@ const NVRAM_READ_ATTEMPTS = 5;
 export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<BackupSource> {
   const machine = await readMachine(options.connection, options.domain, { signal: options.signal });
   const checkpoints = new OwnCheckpoints(options.domain, options.repositoryId);
-  const base = await findBase(checkpoints, options.previous);
+  const base = await findBase(machine, checkpoints, options.previous);
   const plans = planDisks({
     machine,
     previous: options.previous,
@@ -88,11 +89,17 @@ export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<
 }
 
 async function findBase(
+  machine: Machine,
   checkpoints: OwnCheckpoints,
   previous: PreviousState | undefined,
 ): Promise<{ readonly name: string } | { readonly missing: string }> {
-  const name = previous?.tracker['checkpoint'];
-  if (previous?.tracker['kind'] !== 'libvirt-checkpoint' || name === undefined) {
+  const { kind, checkpoint: name, images } = previous?.tracker ?? {};
+  if (kind === 'offline-image' && images !== (await imageMarks(machine))) {
+    return {
+      missing: 'the last recovery point was taken from the image of the shut-off machine, and the image changed since',
+    };
+  }
+  if ((kind !== 'libvirt-checkpoint' && kind !== 'offline-image') || name === undefined) {
     return { missing: 'the last recovery point left no checkpoint to continue from' };
   }
   if ((await checkpoints.names()).includes(name)) return { name };

@@ -13,6 +13,7 @@ import { BASE_ALLOCATION } from '../nbd/protocol.ts';
 import { changedExtents } from './changes.ts';
 import { removeLeftoverScratch } from './leftovers.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
+import { imageMarks } from './image-marks.ts';
 import { type DiskPlan, localPath } from './plan-disks.ts';
 import type { BackupSource, SourceDisk } from './source.ts';
 
@@ -48,6 +49,7 @@ class OfflineSource implements BackupSource {
   readonly #directory: string;
   readonly #servers: QemuNbd[] = [];
   readonly #devices: NbdDevice[] = [];
+  #images = '';
 
   constructor(prepared: PreparedMachine) {
     this.#prepared = prepared;
@@ -63,7 +65,7 @@ class OfflineSource implements BackupSource {
     const { baseName, machine } = this.#prepared;
     const isContinued = baseName !== undefined && this.disks.every(({ kind }) => kind !== 'full');
     return isContinued
-      ? { kind: 'libvirt-checkpoint', checkpoint: baseName, domain: machine.id }
+      ? { kind: 'offline-image', checkpoint: baseName, domain: machine.id, images: this.#images }
       : { kind: 'none', domain: machine.id };
   }
 
@@ -74,6 +76,8 @@ class OfflineSource implements BackupSource {
     await mkdir(this.#directory, { mode: 0o700 });
     for (const [i, plan] of this.#prepared.plans.entries())
       await this.#openDisk(plan, join(this.#directory, String(i)));
+    // The images are locked now: this is what they look like for as long as the backup lasts.
+    this.#images = await imageMarks(this.#prepared.machine);
   }
 
   async assertAlive(): Promise<void> {

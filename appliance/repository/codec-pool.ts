@@ -18,7 +18,7 @@ import type {
 import type { RepositoryKeys } from './keys.ts';
 
 /** Decode jobs that one message carries at most: enough to make messages cheap, few enough to keep all workers busy. */
-const MAX_JOBS_PER_MESSAGE = 4;
+const MAX_JOBS_PER_MESSAGE = 8;
 
 interface Pending {
   readonly request: CodecRequest;

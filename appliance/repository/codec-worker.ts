@@ -27,7 +27,7 @@ import { derivePackKey } from './keys.ts';
 const MAX_OPEN_PACKS = 64;
 const DIGEST_BYTES = 32;
 /** Answers that wait for each other at most. */
-const MAX_REPLIES_PER_MESSAGE = 4;
+const MAX_REPLIES_PER_MESSAGE = 8;
 
 const data = workerData as CodecWorkerData;
 const arena = Buffer.from(data.arena);

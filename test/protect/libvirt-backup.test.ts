@@ -132,12 +132,9 @@ test('a checkpoint that is gone, or whose bitmap is broken, means a full scan wi
   assert.equal(second.point.kind, 'full-scan');
   assert.match(second.point.reason, /is gone/);
   // A killed QEMU never wrote the bitmap of this checkpoint to the image.
-  const pid = await domain.monitorCommand({ execute: 'query-status' });
-  assert.ok(pid);
-  await execute('pkill', ['-9', '-f', `guest=web,`]).catch(() => undefined);
-  await rig.connection
-    .waitForEvent('lifecycle', ({ name, event }) => name === 'web' && event === 'stopped')
-    .catch(() => undefined);
+  const stopped = rig.connection.waitForEvent('lifecycle', ({ name, event }) => name === 'web' && event === 'stopped');
+  for (const pid of await rig.libvirt.qemuPids()) process.kill(pid, 'SIGKILL');
+  await stopped;
   await imageIo(join(rig.libvirt.directory, 'web-vda.qcow2'), 'write -P 0x55 2M 1M');
   await domain.start();
   const third = await backups.backup('web');
@@ -210,9 +207,31 @@ test('a shut-off machine is backed up from its image, incrementally where its bi
   await domain.start();
   await qemuIo(domain, 'write -P 4 4M 64k');
   const running = await backups.backup('web');
-  assert.equal(running.point.kind, 'incremental', running.point.reason);
+  assert.equal(running.point.kind, 'full-scan');
+  assert.match(running.point.reason, /the image changed since/);
   assert.equal(await bytesAt(backups.device(running.point, 'vda'), 4 * MIB, 64 * 1024), '4');
+  assert.equal((await backups.backup('web')).point.kind, 'incremental');
   await domain.destroy();
+});
+
+test('an older copy of the image that is put back after an offline point is found out', async (t) => {
+  const rig = await startLibvirt(t);
+  const backups = await BackupRig.create(t, rig.libvirt.uri);
+  const domain = await definePlainMachine(rig, 'web');
+  const image = join(rig.libvirt.directory, 'web-vda.qcow2');
+  await imageIo(image, 'write -P 1 0 8M');
+  await domain.start();
+  await backups.backup('web');
+  await domain.destroy();
+  await execute('cp', [image, `${image}.old`]);
+  await imageIo(image, 'write -P 2 2M 64k');
+  const offline = await backups.backup('web');
+  assert.equal(offline.point.kind, 'incremental', offline.point.reason);
+  assert.equal((await backups.backup('web')).point.kind, 'incremental', 'an image that was not touched can be trusted');
+  await execute('cp', [`${image}.old`, image]);
+  const again = await backups.backup('web');
+  assert.equal(again.point.kind, 'full-scan');
+  assert.equal(await bytesAt(backups.device(again.point, 'vda'), 2 * MIB, 64 * 1024), '1');
 });
 
 test('a machine that is destroyed during its backup gives DOMAIN_GONE, and the next backup works', async (t) => {
