@@ -2,6 +2,7 @@
 import { mkdir, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Catalog } from '../catalog/catalog.ts';
+import { refuseUnfinishedRebuild } from '../catalog/rebuild.ts';
 import { reconcile, type ReconcileReport } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
 import { systemErrorCode } from '../core/errors.ts';
@@ -43,6 +44,7 @@ export interface Core extends Storage, AsyncDisposable {
 /** Opens catalog and repository and makes them agree. @throws ApplianceError CATALOG_DAMAGED, LOCKED, … */
 export async function openStorage(foundation: Foundation): Promise<Storage & { readonly reconciled: ReconcileReport }> {
   await using scope = new AsyncDisposableStack();
+  await refuseUnfinishedRebuild(foundation.state.catalogPath);
   const catalog = scope.use(await Catalog.open(foundation.state.catalogPath));
   const repository = scope.use(openRepository(foundation, catalog));
   const reconciled = await reconcile(repository, catalog);

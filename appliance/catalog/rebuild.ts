@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { hasCode, systemErrorCode } from '../core/errors.ts';
+import { ApplianceError, hasCode, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -36,7 +36,8 @@ export interface RebuiltCatalog {
 /**
  * Makes the catalog anew from packs and manifests, whatever state its directory is in, also when it is missing. The old
  * one is moved aside, what only it knew is copied where it can be read, and it is removed at the end. Interrupted at any
- * moment, the next open or rebuild completes the work. Damaged packs and manifests are in the report and stop nothing.
+ * moment, the next rebuild completes the work, and `refuseUnfinishedRebuild` refuses everything else before that. Damaged
+ * packs and manifests are in the report and stop nothing.
  * @throws ApplianceError LOCKED, IO_FAILED, NO_SPACE, ABORTED
  */
 export async function rebuildCatalog(options: RebuildOptions): Promise<RebuiltCatalog> {
@@ -52,6 +53,28 @@ export async function rebuildCatalog(options: RebuildOptions): Promise<RebuiltCa
   await removeOld(options.directory);
   scope.move();
   return { catalog, repository, report: { ...done, replacedCopies, hasKeptRecords } };
+}
+
+/**
+ * A rebuild that was interrupted may have left the only list of lost points, sessions and runs in the old catalog: until
+ * it is completed, the new one must not be worked with. @throws ApplianceError CATALOG_DAMAGED, IO_FAILED
+ */
+export async function refuseUnfinishedRebuild(directory: string): Promise<void> {
+  let old: string[];
+  try {
+    old = await oldDirectories(directory);
+  } catch (error) {
+    throw storageError(error, 'list', dirname(directory));
+  }
+  if (old.length === 0) return;
+  throw new ApplianceError(
+    'CATALOG_DAMAGED',
+    `the catalog in ${directory} was being rebuilt when that was interrupted`,
+    {
+      details: { old },
+      hint: 'Run `understudy catalog rebuild` again: it completes the work.',
+    },
+  );
 }
 
 /** A catalog that somebody uses must not be pulled away. One that cannot be opened for another reason is used by nobody. */

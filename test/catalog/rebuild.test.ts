@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { open, readdir, readFile, rm, truncate, unlink, writeFile } from 'node:fs/promises';
+import { open, readdir, readFile, rename, rm, truncate, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
-import { rebuildCatalog, type RebuiltCatalog } from '../../appliance/catalog/rebuild.ts';
+import { rebuildCatalog, type RebuiltCatalog, refuseUnfinishedRebuild } from '../../appliance/catalog/rebuild.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { packKey } from '../../appliance/repository/pack-writer.ts';
 import { check } from '../../appliance/repository/scrub.ts';
@@ -209,4 +209,20 @@ test('a rebuilt catalog answers as the first one did', async (t) => {
   assert.deepEqual(await catalog.totals(), before.totals);
   assert.deepEqual(await catalog.packs(), before.packs);
   assert.ok(catalog instanceof Catalog);
+});
+
+test('after an interrupted rebuild nothing works with the new catalog before it is completed', async (t) => {
+  const { fixture, states } = await makeStates(t);
+  const directory = join(fixture.directory, 'catalog');
+  await fixture.catalog.putRecord('session/', 'kept', { value: 1 });
+  await fixture.close();
+  await refuseUnfinishedRebuild(directory);
+  // Killed after the old catalog was moved aside and a new one was begun.
+  await rename(directory, `${directory}.old-00000001`);
+  await (await Catalog.open(directory)).close();
+  await rejectsWith(refuseUnfinishedRebuild(directory), 'CATALOG_DAMAGED');
+  const result = await rebuilt(t, fixture);
+  await assertStates(result, states);
+  assert.deepEqual([...(await result.catalog.records('session/'))], [['kept', { value: 1 }]]);
+  await refuseUnfinishedRebuild(directory);
 });
