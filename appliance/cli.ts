@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { homedir } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { systemErrorCode } from './core/errors.ts';
 import type { CliDependencies } from './cli/dependencies.ts';
 import { processIo } from './cli/io.ts';
 import { runCli } from './cli/run-cli.ts';
+import { systemErrorCode } from './core/errors.ts';
 
 /** What is still open this long after the command has ended does not keep the process. */
 const LINGER_LIMIT_MS = 5_000;

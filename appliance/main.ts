@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Logger } from 'pino';
 import type { Appliance } from './api/operations.ts';
-import { initialize as initializeWith, type Initialized } from './app/initialize.ts';
+import { type Initialized, initialize as initializeWith } from './app/initialize.ts';
 import { LocalAppliance } from './app/local-appliance.ts';
 import { StateDirectory } from './app/state-directory.ts';
 import { systemClock } from './core/clock.ts';

@@ -3,12 +3,12 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DATA_DIRECTORY, SHELL_PORT, UP_MARKER } from './guest-init.ts';
 import type { GuestImage } from './guest-image.ts';
+import { DATA_DIRECTORY, SHELL_PORT, UP_MARKER } from './guest-init.ts';
 import { run } from './run.ts';
 
-export { guestImage } from './guest-image.ts';
 export type { GuestImage } from './guest-image.ts';
+export { guestImage } from './guest-image.ts';
 export { DATA_DIRECTORY, SHELL_PORT, UP_MARKER };
 
 export interface GuestDisk {

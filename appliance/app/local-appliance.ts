@@ -19,8 +19,8 @@ import type {
   OperationContext,
   PointDetails,
   PointParams,
-  PointsParams,
   PointSummary,
+  PointsParams,
   RebuildReport,
   RestoreParams,
   RestoreReport,
@@ -35,7 +35,7 @@ import { byAge, pointsOfMachine, selectPoint } from '../protect/point-selector.t
 import { findDomain } from '../protect/protect-service.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
-import { DEFAULT_GRACE_MS, checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
+import { checkRepository, collectGarbage, DEFAULT_GRACE_MS, repositoryStatus } from './maintenance.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
 
 export interface LocalOptions {

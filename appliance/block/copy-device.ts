@@ -4,8 +4,8 @@ import type { Extent, Range } from '../core/extents.ts';
 import { invariant } from '../core/invariant.ts';
 import type { BlockDevice } from './block-device.ts';
 import { cutAtMultiples, walkExtents } from './extent-walk.ts';
-import { unaligned } from './unaligned-device.ts';
 import { runPipeline, throwIfAborted } from './pipeline.ts';
+import { unaligned } from './unaligned-device.ts';
 
 export interface CopyProgress {
   /** Bytes of the source that are dealt with: copied, zeroed or known to be zero already. */

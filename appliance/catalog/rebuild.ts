@@ -7,7 +7,7 @@ import { storageError } from '../core/file-system.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
 import { Catalog, type RecordPrefix } from './catalog.ts';
-import { type DuplicateContent, reconcile, type ReconcileOptions, type ReconcileReport } from './reconcile.ts';
+import { type DuplicateContent, type ReconcileOptions, type ReconcileReport, reconcile } from './reconcile.ts';
 
 /** Prefixes whose records are nowhere but in the catalog; `meta/` is made anew. */
 const KEPT: readonly RecordPrefix[] = ['session/', 'run/'];

@@ -2,9 +2,9 @@
 import type { ContentKey } from '../core/content-id.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { PackId, PointId } from '../core/ids.ts';
-import type { PackEntry } from '../repository/pack-format.ts';
-import { packIdOf, type PackContents, readPackContents } from '../repository/pack-reader.ts';
 import type { ManifestRef } from '../repository/manifest-store.ts';
+import type { PackEntry } from '../repository/pack-format.ts';
+import { type PackContents, packIdOf, readPackContents } from '../repository/pack-reader.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Catalog } from './catalog.ts';
 

@@ -11,9 +11,9 @@ import { connectNbd } from '../nbd/client/connect.ts';
 import type { NbdDevice } from '../nbd/client/nbd-device.ts';
 import { BASE_ALLOCATION } from '../nbd/protocol.ts';
 import { changedExtents } from './changes.ts';
+import { imageMarks } from './image-marks.ts';
 import { removeLeftoverScratch } from './leftovers.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
-import { imageMarks } from './image-marks.ts';
 import { type DiskPlan, localPath } from './plan-disks.ts';
 import type { BackupSource, SourceDisk } from './source.ts';
 

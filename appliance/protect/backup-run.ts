@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Catalog } from '../catalog/catalog.ts';
+
 import { walkExtents } from '../block/extent-walk.ts';
+import type { Catalog } from '../catalog/catalog.ts';
 import type { BackupSource, SourceDisk } from '../cbt/source.ts';
 import type { Clock } from '../core/clock.ts';
 import { keyAt, keyFromHex, keyToHex, ZERO_KEY } from '../core/content-id.ts';
@@ -10,7 +11,7 @@ import type { ChunkWriter, ChunkWriterStats } from '../repository/chunk-writer.t
 import { FORMAT_VERSION } from '../repository/format.ts';
 import type { PointAttachment, PointDisk, PointKind, RecoveryPoint } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
-import { ingest, type IngestResult } from '../volume/ingest.ts';
+import { type IngestResult, ingest } from '../volume/ingest.ts';
 import { differingBytes } from './differing-bytes.ts';
 import { UnchangedSample } from './sample.ts';
 import { UnchangedZeroes } from './unchanged-zeroes.ts';

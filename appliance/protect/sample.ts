@@ -2,9 +2,9 @@
 import { randomInt } from 'node:crypto';
 import type { BlockDevice } from '../block/block-device.ts';
 import { type ContentKey, keyAt, ZERO_KEY } from '../core/content-id.ts';
-import { endOf, type Extent } from '../core/extents.ts';
+import { type Extent, endOf } from '../core/extents.ts';
 import { contentId, type RepositoryKeys } from '../repository/keys.ts';
-import { MapReader, type CachedNodeSource } from '../volume/map-reader.ts';
+import { type CachedNodeSource, MapReader } from '../volume/map-reader.ts';
 
 /** Chunks that a tracker called unchanged and that are read and compared all the same, at every incremental run. */
 export const DEFAULT_SAMPLE_CHUNKS = 16;

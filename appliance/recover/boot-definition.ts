@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { rewriteDomain, type RewrittenDomain } from '../hypervisor/libvirt/domain-rewrite.ts';
+import { type RewrittenDomain, rewriteDomain } from '../hypervisor/libvirt/domain-rewrite.ts';
 import type { DiskReplacement, HostFacts } from '../hypervisor/libvirt/rewrite-plan.ts';
 import { childrenOf, element, find, formatXml, parseXml } from '../hypervisor/libvirt/xml.ts';
 

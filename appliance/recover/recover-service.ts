@@ -13,7 +13,7 @@ import {
 } from './booted-machines.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { findAttachment, openPointDevice, selectDisk } from './point-content.ts';
-import { PointExports, type ExportReport, type ExportRequest } from './point-exports.ts';
+import { type ExportReport, type ExportRequest, PointExports } from './point-exports.ts';
 import { PointUse } from './point-use.ts';
 import { restore } from './restore.ts';
 import type { RestoreReport, RestoreRequest } from './restore-request.ts';

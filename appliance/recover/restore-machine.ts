@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { writeFile } from 'node:fs/promises';
 import { ApplianceError } from '../core/errors.ts';
 import { rewriteDomain } from '../hypervisor/libvirt/domain-rewrite.ts';
 import { readHostFacts } from '../hypervisor/libvirt/host-facts.ts';
@@ -15,7 +14,7 @@ import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
 import { checkAbsent, createWholeFile } from './new-file.ts';
 import { DOMAIN_ATTACHMENT, findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
 import { restoreDisk } from './restore-disk.ts';
-import type { RestoredTarget, RestoreOutcome, RestoreFormat, RestoreRequest } from './restore-request.ts';
+import type { RestoredTarget, RestoreFormat, RestoreOutcome, RestoreRequest } from './restore-request.ts';
 
 interface PlannedDisk {
   readonly disk: PointDisk;

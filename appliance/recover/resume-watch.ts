@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../core/errors.ts';
-import type { SessionRegistry } from './session-registry.ts';
 import type { SessionMachines } from './session-machines.ts';
+import type { SessionRegistry } from './session-registry.ts';
 
 const TICK_MS = 500;
 const FIRST_WAIT_MS = 250;

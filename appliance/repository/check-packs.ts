@@ -6,7 +6,7 @@ import type { Findings } from './check-findings.ts';
 import type { ManagedIndex, PackInfo } from './chunk-index.ts';
 import { MIB, PACK_HEADER_BYTES } from './format.ts';
 import { type PackEntry, packFooterBytes } from './pack-format.ts';
-import { packIdOf, type PackContents, readPackContents } from './pack-reader.ts';
+import { type PackContents, packIdOf, readPackContents } from './pack-reader.ts';
 import { packKey } from './pack-writer.ts';
 import type { Repository } from './repository.ts';
 

@@ -2,8 +2,8 @@
 import { createCipheriv, createDecipheriv, createHmac, type KeyObject, randomBytes, scryptSync } from 'node:crypto';
 import { Ajv } from 'ajv';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import { DEFAULT_CHUNK_BYTES, FORMAT_VERSION, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES } from './format.ts';
 import { checkStoredJson, encodeJson, parseStoredJson, withMac } from './authenticated-json.ts';
+import { DEFAULT_CHUNK_BYTES, FORMAT_VERSION, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES } from './format.ts';
 import { deriveKeys, MASTER_KEY_BYTES } from './keys.ts';
 import type { ObjectStore } from './object-store.ts';
 import { parseRecoveryKey } from './recovery-key.ts';

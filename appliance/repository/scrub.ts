@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ContentKey, keyAt } from '../core/content-id.ts';
-import { NODE_FANOUT, NODE_HEADER_BYTES } from './format.ts';
 import { canonicalJson } from './authenticated-json.ts';
 import { type Finding, Findings, isDamage } from './check-findings.ts';
 import { type CheckedPacks, checkPacks } from './check-packs.ts';
@@ -8,6 +7,7 @@ import type { ManagedIndex } from './chunk-index.ts';
 import { CONFIG_KEY, checkStoredConfig } from './config.ts';
 import { traceDamage } from './damage-trace.ts';
 import { deletedPointKey } from './deleted-point.ts';
+import { NODE_FANOUT, NODE_HEADER_BYTES } from './format.ts';
 import { IdSet } from './id-set.ts';
 import { manifestKey, type RecoveryPoint, rootsOf } from './manifest.ts';
 import { walkMaps } from './map-walk.ts';

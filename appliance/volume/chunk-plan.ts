@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { endOf, type Extent } from '../core/extents.ts';
+import { type Extent, endOf } from '../core/extents.ts';
 import { invariant } from '../core/invariant.ts';
 
 /** Chunks that are to be read from the source, or are known to be zeroes. */

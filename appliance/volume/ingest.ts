@@ -7,8 +7,8 @@ import type { Extent } from '../core/extents.ts';
 import type { Slab } from '../repository/arena.ts';
 import type { ChunkReader } from '../repository/chunk-reader.ts';
 import type { ChunkWriter } from '../repository/chunk-writer.ts';
-import { type EditedMap, MapEditor } from './map-editor.ts';
 import { planChunks } from './chunk-plan.ts';
+import { type EditedMap, MapEditor } from './map-editor.ts';
 
 /** What an ingest reads, and what it builds on. */
 export interface IngestInput {

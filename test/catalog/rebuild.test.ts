@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { open, readdir, readFile, rename, rm, truncate, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
-import { rebuildCatalog, type RebuiltCatalog, refuseUnfinishedRebuild } from '../../appliance/catalog/rebuild.ts';
+import { type RebuiltCatalog, rebuildCatalog, refuseUnfinishedRebuild } from '../../appliance/catalog/rebuild.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { packKey } from '../../appliance/repository/pack-writer.ts';
 import { check } from '../../appliance/repository/scrub.ts';

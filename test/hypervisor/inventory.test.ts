@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { runTool } from '../../appliance/hypervisor/tool.ts';
 import {
   type InventoryFacts,
   type Machine,
@@ -10,6 +9,7 @@ import {
   protectableDisks,
 } from '../../appliance/hypervisor/libvirt/inventory.ts';
 import { readMachine, readMachines } from '../../appliance/hypervisor/libvirt/read-machine.ts';
+import { runTool } from '../../appliance/hypervisor/tool.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';

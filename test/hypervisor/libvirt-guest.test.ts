@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { systemClock } from '../../appliance/core/clock.ts';
 import { existsSync } from 'node:fs';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { GUEST_REQUIREMENTS, startGuest, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';

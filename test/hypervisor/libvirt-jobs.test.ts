@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { systemClock } from '../../appliance/core/clock.ts';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { backupXml, checkpointXml } from '../../appliance/hypervisor/libvirt/backup-xml.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
+import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { readMachine } from '../../appliance/hypervisor/libvirt/read-machine.ts';
 import { runTool } from '../../appliance/hypervisor/tool.ts';
-import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, type LibvirtRig, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';

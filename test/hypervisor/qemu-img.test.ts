@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { systemClock } from '../../appliance/core/clock.ts';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemClock } from '../../appliance/core/clock.ts';
 import {
   changeBitmap,
   compareImages,

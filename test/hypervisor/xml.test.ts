@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import {
+  find,
   formatXml,
   parseXml,
   removeChildren,
   textOf,
-  find,
   type XmlElement,
   type XmlNode,
 } from '../../appliance/hypervisor/libvirt/xml.ts';

@@ -4,7 +4,7 @@ import type { NbdClientOptions } from '../../appliance/nbd/client/options.ts';
 import { CHUNK } from '../../appliance/nbd/protocol.ts';
 import { suite } from '../support/suite.ts';
 import { type BadServerScript, u16, u32, u64 } from './support-bad-server.ts';
-import { type Answer, EXTENDED, openScripted, rejects, status, STRUCTURED } from './support-client-rig.ts';
+import { type Answer, EXTENDED, openScripted, rejects, STRUCTURED, status } from './support-client-rig.ts';
 
 const test = suite('nbd client: block status', { timeoutMs: 10_000 });
 

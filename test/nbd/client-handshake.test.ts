@@ -15,10 +15,10 @@ import {
   bytesAt,
   MIB,
   startBadServer,
+  USUAL_FLAGS,
   u16,
   u32,
   u64,
-  USUAL_FLAGS,
 } from './support-bad-server.ts';
 import { rejects, turns } from './support-client-rig.ts';
 

@@ -8,8 +8,8 @@ import { endOf } from '../../appliance/core/extents.ts';
 import { connectNbd } from '../../appliance/nbd/client/connect.ts';
 import { exportInfo, listExports } from '../../appliance/nbd/client/list.ts';
 import type { NbdDevice } from '../../appliance/nbd/client/nbd-device.ts';
-import { suite } from '../support/suite.ts';
 import { blockDeviceConformance, patterned } from '../block/conformance.ts';
+import { suite } from '../support/suite.ts';
 import { eventually, runTool, startNbdkit, startQemuNbd, startStorageDaemon } from './support-client-peers.ts';
 import { rejects } from './support-client-rig.ts';
 

@@ -12,8 +12,8 @@ import {
   MIB,
   type SeenRequest,
   startBadServer,
-  u32,
   USUAL_FLAGS,
+  u32,
 } from './support-bad-server.ts';
 import { eventually, startNbdkit } from './support-client-peers.ts';
 import { data, errorChunk, rejects, turns } from './support-client-rig.ts';

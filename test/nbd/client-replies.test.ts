@@ -7,14 +7,14 @@ import { answerWell, type BadConnection, bytesAt, type SeenRequest, u16, u32, u6
 import {
   type Answer,
   data,
-  errorChunk,
   EXTENDED,
+  errorChunk,
   hole,
   openScripted,
   rejects,
   SIMPLE,
-  status,
   STRUCTURED,
+  status,
   turns,
 } from './support-client-rig.ts';
 

@@ -8,7 +8,7 @@ import {
   type ZeroOptions,
 } from '../../appliance/block/block-device.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
-import { appendExtent, type Extent, endOf, type ExtentKind, type Range } from '../../appliance/core/extents.ts';
+import { appendExtent, type Extent, type ExtentKind, endOf, type Range } from '../../appliance/core/extents.ts';
 import { invariant } from '../../appliance/core/invariant.ts';
 
 export interface ServerMemoryOptions {

@@ -186,7 +186,14 @@ test(
   async (t) => {
     const { uri } = await start(t);
     const job = ['--name=v', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k-64k', '--size=8M'];
-    const checks = ['--iodepth=8', '--verify=crc32c', '--do_verify=1', '--verify_state_save=0', '--verify_fatal=1', '--output-format=json'];
+    const checks = [
+      '--iodepth=8',
+      '--verify=crc32c',
+      '--do_verify=1',
+      '--verify_state_save=0',
+      '--verify_fatal=1',
+      '--output-format=json',
+    ];
     const { stdout } = await run('fio', [...job, ...checks]);
     const [result] = JSON.parse(stdout.slice(stdout.indexOf('{'))).jobs;
     assert.equal(result.error, 0);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { compareDevices } from '../../appliance/block/compare-devices.ts';
-import { memoryDevice } from '../../appliance/block/memory-device.ts';
-import { walkExtents } from '../../appliance/block/extent-walk.ts';
 import type { BlockDevice } from '../../appliance/block/block-device.ts';
+import { compareDevices } from '../../appliance/block/compare-devices.ts';
+import { walkExtents } from '../../appliance/block/extent-walk.ts';
+import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import type { BackupSource } from '../../appliance/cbt/source.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { parseMachineId } from '../../appliance/core/ids.ts';

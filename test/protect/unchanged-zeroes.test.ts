@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { dirtyExtents } from '../../appliance/cbt/changes.ts';
 import { keyFromHex } from '../../appliance/core/content-id.ts';
-import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { UnchangedZeroes } from '../../appliance/protect/unchanged-zeroes.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { suite } from '../support/suite.ts';

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { openFileDevice } from '../../appliance/block/file-device.ts';
 import type { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
+import { LibvirtConnection as Connection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import { BootedMachines } from '../../appliance/recover/booted-machines.ts';
@@ -11,7 +12,6 @@ import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
-import { LibvirtConnection as Connection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import type { TestContext } from '../support/test-scope.ts';
 import { partsOf } from './fixture.ts';

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { compareDevices } from '../../appliance/block/compare-devices.ts';
 import { openFileDevice } from '../../appliance/block/file-device.ts';
 import { openPointDevice } from '../../appliance/recover/point-content.ts';
-import { suite } from '../support/suite.ts';
 import { GUEST_REQUIREMENTS } from '../support/machines.ts';
+import { suite } from '../support/suite.ts';
 import { type BootRig, MACHINE_ID, makeBootRig, shellOf, startService } from './boot-rig.ts';
 import { Watched } from './fixture.ts';
 

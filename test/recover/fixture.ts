@@ -8,7 +8,7 @@ import { systemClock } from '../../appliance/core/clock.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import type { RecoverContext, RecoverParts, RecoverProgress } from '../../appliance/recover/context.ts';
-import { FixtureRepository, type FixtureOptions } from '../support/fixture-repository.ts';
+import { type FixtureOptions, FixtureRepository } from '../support/fixture-repository.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
 const MIB = 1024 * 1024;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { systemClock } from '../../appliance/core/clock.ts';
-import { collectGarbage } from '../../appliance/repository/garbage-collector.ts';
-import { RecoverService } from '../../appliance/recover/recover-service.ts';
 import { connectNbd } from '../../appliance/nbd/client/connect.ts';
+import { RecoverService } from '../../appliance/recover/recover-service.ts';
+import { collectGarbage } from '../../appliance/repository/garbage-collector.ts';
 import { suite } from '../support/suite.ts';
 import { makeRig, patternedDisk, readAll } from './fixture.ts';
 

@@ -5,7 +5,7 @@ import { ApplianceError } from '../../appliance/core/errors.ts';
 import { RecoverService } from '../../appliance/recover/recover-service.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
-import { makeRig, patternedDisk, readAll, type Rig, Watched } from './fixture.ts';
+import { makeRig, patternedDisk, type Rig, readAll, Watched } from './fixture.ts';
 
 const test = suite('recover service');
 const SIZE = 4 * 1024 * 1024;

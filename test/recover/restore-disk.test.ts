@@ -12,7 +12,7 @@ import type { RestoredTarget, RestoreFormat } from '../../appliance/recover/rest
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
-import { makeRig, noise, patternedDisk, readAll, type Rig, tool, Watched } from './fixture.ts';
+import { makeRig, noise, patternedDisk, type Rig, readAll, tool, Watched } from './fixture.ts';
 
 const test = suite('restore of a disk');
 const MIB = 1024 * 1024;

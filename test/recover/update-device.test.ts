@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import type { BlockDevice, BlockFeatures } from '../../appliance/block/block-device.ts';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
-import { updateDevice, type UpdateResult } from '../../appliance/recover/update-device.ts';
+import { type UpdateResult, updateDevice } from '../../appliance/recover/update-device.ts';
 import { suite } from '../support/suite.ts';
 import { readAll } from './fixture.ts';
 

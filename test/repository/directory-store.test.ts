@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { chmod, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DirectoryStore } from '../../appliance/repository/directory-store.ts';
-import { InvariantViolation } from '../../appliance/core/invariant.ts';
-import { FaultPlan, FaultyFileSystem } from '../support/faulty-file-system.ts';
 import { realFileSystem } from '../../appliance/core/file-system.ts';
+import { InvariantViolation } from '../../appliance/core/invariant.ts';
+import { DirectoryStore } from '../../appliance/repository/directory-store.ts';
+import { FaultPlan, FaultyFileSystem } from '../support/faulty-file-system.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
 import { objectStoreConformance } from './object-store-conformance.ts';

@@ -2,7 +2,7 @@
 import { writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
-import { reconcile, type ReconcileReport } from '../../appliance/catalog/reconcile.ts';
+import { type ReconcileReport, reconcile } from '../../appliance/catalog/reconcile.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { loadConfig, unlockWithRecoveryKey } from '../../appliance/repository/config.ts';
 import { DirectoryStore } from '../../appliance/repository/directory-store.ts';

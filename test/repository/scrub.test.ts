@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import { open, readdir, readFile, truncate, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { keyFromHex } from '../../appliance/core/content-id.ts';
 import { reconcile } from '../../appliance/catalog/reconcile.ts';
-import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
+import { keyFromHex } from '../../appliance/core/content-id.ts';
 import type { Finding } from '../../appliance/repository/check-findings.ts';
+import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { readPackContents } from '../../appliance/repository/pack-reader.ts';
 import { packKey } from '../../appliance/repository/pack-writer.ts';
-import { check, type CheckResult } from '../../appliance/repository/scrub.ts';
+import { type CheckResult, check } from '../../appliance/repository/scrub.ts';
 import { MapReader } from '../../appliance/volume/map-reader.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { assertDisk, Dice, ModelDisk, readDisk, writePoint } from '../support/point-model.ts';

@@ -5,7 +5,7 @@ import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { type ContentKey, keyToHex, ZERO_KEY } from '../../appliance/core/content-id.ts';
 import type { Extent } from '../../appliance/core/extents.ts';
 import type { ChunkWriter } from '../../appliance/repository/chunk-writer.ts';
-import { ingest, type IngestResult } from '../../appliance/volume/ingest.ts';
+import { type IngestResult, ingest } from '../../appliance/volume/ingest.ts';
 import { PointDevice } from '../../appliance/volume/point-device.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { Dice, ModelDisk } from '../support/point-model.ts';

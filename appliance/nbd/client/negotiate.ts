@@ -8,9 +8,9 @@ import {
   type Handshake,
   isAck,
   isErrorReply,
+  type ReplyMode,
   readReply,
   refusalOf,
-  type ReplyMode,
   type Send,
   type Session,
   startTls,
@@ -23,10 +23,10 @@ import {
   decodeListEntry,
   decodeMetaContext,
   decodeSizeAndFlags,
+  type ExportInfo,
   encodeInfoRequest,
   encodeMetaRequest,
   encodeOption,
-  type ExportInfo,
   protocolError,
 } from './option-codec.ts';
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Writable } from 'node:stream';
-import { SMALL_SLAB_BYTES, type Slab, type SlabPool } from './slab-pool.ts';
+import { type Slab, type SlabPool, SMALL_SLAB_BYTES } from './slab-pool.ts';
 
 /** A run of bytes in a slab, reserved for one reply (or for several that lie side by side, once they are complete). */
 export interface Piece {

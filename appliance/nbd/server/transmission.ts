@@ -10,7 +10,7 @@ import { BARE_REQUEST_COST_BYTES, BLOCK_STATUS_COST_BYTES, MAX_SKIPPED_BYTES, ty
 import { Outbox, type OutboxOwner } from './outbox.ts';
 import { commandName, decodeExtendedRequest, decodeRequest, type Request } from './request.ts';
 import { RequestCheck } from './request-check.ts';
-import { SMALL_SLAB_BYTES, type Slab, type SlabPool } from './slab-pool.ts';
+import { type Slab, type SlabPool, SMALL_SLAB_BYTES } from './slab-pool.ts';
 
 /** What the transmission needs from its connection. */
 export interface TransmissionHost {
