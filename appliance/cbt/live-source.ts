@@ -221,7 +221,8 @@ class LiveSource implements BackupSource {
     this.#space.throwIfLow();
     const { domain } = this.#prepared.options;
     const { state } = await domain.state();
-    if (state === 'shut-off' || state === 'crashed') {
+    // A guest that has shut itself down stays `shutting-down` until libvirt has let go of the job, which may take 30 s.
+    if (state === 'shut-off' || state === 'crashed' || state === 'shutting-down') {
       throw new ApplianceError('DOMAIN_GONE', `${domain.name} was stopped during the backup`);
     }
     try {

@@ -7,6 +7,7 @@ import { defaultSourceName, machineIdOfName, openNbdSource } from '../cbt/nbd-so
 import { thaw } from '../cbt/quiesce.ts';
 import type { BackupSource } from '../cbt/source.ts';
 import type { Clock } from '../core/clock.ts';
+import type { ErrorCode } from '../core/error-codes.ts';
 import { ApplianceError, hasCode, toError } from '../core/errors.ts';
 import { type MachineId, parseMachineId } from '../core/ids.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
@@ -219,13 +220,26 @@ export async function findDomain(connection: LibvirtConnection, nameOrId: string
 const EXPLANATION_ATTEMPTS = 15;
 const EXPLANATION_PAUSE_MS = 200;
 
+const UNCLEAR = [
+  'NBD_CONNECTION_LOST',
+  'NBD_CONNECT_FAILED',
+  'NBD_SERVER_ERROR',
+  'CLOSED',
+  'LIBVIRT_FAILED',
+] as const satisfies readonly ErrorCode[];
+
 /** A lost connection says little: when the source knows why (machine stopped, job ended, no space), that is the error. */
 async function clearerCause(source: BackupSource, error: unknown): Promise<unknown> {
-  if (!hasCode(error, 'NBD_CONNECTION_LOST', 'NBD_CONNECT_FAILED', 'NBD_SERVER_ERROR', 'CLOSED')) return error;
+  if (!hasCode(error, ...UNCLEAR)) return error;
   for (let attempt = 0; attempt < EXPLANATION_ATTEMPTS; attempt++) {
     try {
       await source.assertAlive();
     } catch (reason) {
+      // libvirt may fail to reach a QEMU that is about to end; a moment later it knows more.
+      if (hasCode(reason, 'LIBVIRT_FAILED') && attempt < EXPLANATION_ATTEMPTS - 1) {
+        await delay(EXPLANATION_PAUSE_MS);
+        continue;
+      }
       if (!(reason instanceof ApplianceError) || reason.cause !== undefined) return reason;
       return new ApplianceError(reason.code, reason.message, {
         cause: error,
