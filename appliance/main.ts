@@ -3,12 +3,12 @@ import type { Logger } from 'pino';
 import type { Appliance } from './api/operations.ts';
 import { type Initialized, initialize as initializeWith } from './app/initialize.ts';
 import { LocalAppliance } from './app/local-appliance.ts';
+import { openRepositoryStore } from './app/repository-store.ts';
 import { StateDirectory } from './app/state-directory.ts';
 import { systemClock } from './core/clock.ts';
 import { ApplianceError } from './core/errors.ts';
 import { FileLock } from './core/file-lock.ts';
 import { checkMasterKey, loadConfig } from './repository/config.ts';
-import { DirectoryStore } from './repository/directory-store.ts';
 
 /** The wiring: which implementation stands behind each port. */
 
@@ -45,7 +45,7 @@ export async function openAppliance(options: OpenOptions): Promise<Appliance> {
   await using scope = new AsyncDisposableStack();
   scope.use(await state.lock());
   const { repository, repositoryId } = await state.load();
-  const store = await DirectoryStore.openExisting(repository);
+  const store = await openRepositoryStore(repository);
   scope.use(await FileLock.acquire(`${repository}/lock`));
   const config = await loadConfig(store, repository);
   if (config.id !== repositoryId) {

@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import {
+  CONFIG_KEY,
   checkMasterKey,
   loadConfig,
   newRepositoryConfig,
@@ -11,6 +12,7 @@ import {
 } from '../repository/config.ts';
 import { DirectoryStore } from '../repository/directory-store.ts';
 import { newRecoveryKey } from '../repository/recovery-key.ts';
+import { isRepository, openRepositoryStore } from './repository-store.ts';
 import { StateDirectory } from './state-directory.ts';
 
 export interface InitializeOptions {
@@ -58,22 +60,47 @@ async function createNew(state: StateDirectory, options: InitializeOptions): Pro
     ...(options.chunkBytes === undefined ? {} : { chunkBytes: options.chunkBytes }),
   });
   const store = await DirectoryStore.open(repository);
+  await removeUnfinished(state, store);
+  if (await isRepository(repository)) throw repositoryExists(repository);
   await state.storeKey(masterKey);
   try {
     await storeNewConfig(store, config);
   } catch (cause) {
     if (!hasCode(cause, 'OBJECT_EXISTS')) throw cause;
-    throw new ApplianceError('REPOSITORY_EXISTS', `there is a repository in ${repository} already`, {
-      cause,
-      hint: 'Use another directory, or take it over with `understudy init --from` and its recovery key.',
-    });
+    throw repositoryExists(repository, cause);
   }
   await state.storeState({ version: 1, repositoryId: config.id, repository });
   return { repository, repositoryId: config.id, recoveryKey: recoveryKey ?? null };
 }
 
+/**
+ * What an `initialize` left that was interrupted between configuration and `state.json`: a repository that nothing was
+ * ever stored in, whose recovery key nobody has seen. The key here opens it; anything else is somebody's.
+ */
+async function removeUnfinished(state: StateDirectory, store: DirectoryStore): Promise<void> {
+  if (!(await isRepository(store.root))) return;
+  try {
+    checkMasterKey(await loadConfig(store, store.root), await state.loadKey());
+  } catch (error) {
+    if (hasCode(error, 'REPOSITORY_KEY', 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) return;
+    throw error;
+  }
+  for (const folder of ['packs/', 'points/', 'deleted/', 'journals/']) {
+    if ((await store.list(folder)).length > 0) return;
+  }
+  await store.delete(CONFIG_KEY);
+  await state.removeKey();
+}
+
+function repositoryExists(repository: string, cause?: unknown): ApplianceError {
+  return new ApplianceError('REPOSITORY_EXISTS', `there is a repository in ${repository} already`, {
+    cause,
+    hint: 'Use another directory, or take it over with `understudy init --from` and its recovery key.',
+  });
+}
+
 async function attach(state: StateDirectory, options: InitializeOptions, repository: string): Promise<Initialized> {
-  const store = await DirectoryStore.openExisting(repository);
+  const store = await openRepositoryStore(repository);
   const config = await loadConfig(store, repository);
   const masterKey = unlockWithRecoveryKey(config, options.recoveryKey);
   checkMasterKey(config, masterKey);

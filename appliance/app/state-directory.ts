@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Ajv } from 'ajv';
-import { makeDirectoryDurably, writeDurably } from '../core/durable-file.ts';
+import { makeDirectoryDurably, renameDurably, writeDurably } from '../core/durable-file.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
 import { readExactly, realFileSystem, storageError } from '../core/file-system.ts';
@@ -71,8 +72,12 @@ export class StateDirectory {
   async load(): Promise<StateFile> {
     const text = await readSmallFile(this.#statePath);
     if (text === undefined) throw this.#notInitialized();
-    const value: unknown = JSON.parse(text.toString('utf8'));
-    if (!isState(value)) throw new ApplianceError('REPOSITORY_FORMAT', `${this.#statePath} is damaged`);
+    const value = parseJson(text);
+    if (!isState(value)) {
+      throw new ApplianceError('REPOSITORY_FORMAT', `${this.#statePath} is damaged`, {
+        hint: 'Take the repository over in a new state directory, with `understudy init --from` and its recovery key.',
+      });
+    }
     return value;
   }
 
@@ -92,9 +97,22 @@ export class StateDirectory {
     await makeDirectoryDurably(this.path);
   }
 
-  /** Stores the key, readable by its owner only. It must be durable before the repository can hold anything. */
+  /**
+   * Stores the key, readable by its owner only. It must be durable before the repository can hold anything. Another key
+   * that lies there may be the only one that opens some repository: it is put aside, not overwritten.
+   */
   async storeKey(masterKey: Buffer): Promise<void> {
-    await writeDurably(this.#keyPath, `${masterKey.toString('base64')}\n`, { mode: 0o600 });
+    const text = Buffer.from(`${masterKey.toString('base64')}\n`, 'utf8');
+    const known = await readSmallFile(this.#keyPath);
+    if (known?.equals(text) === true) return;
+    if (known !== undefined)
+      await renameDurably(this.#keyPath, `${this.#keyPath}.old-${randomBytes(4).toString('hex')}`);
+    await writeDurably(this.#keyPath, text, { mode: 0o600 });
+  }
+
+  /** For a key that never opened anything: that of an `initialize` which was interrupted. */
+  async removeKey(): Promise<void> {
+    await rm(this.#keyPath, { force: true });
   }
 
   /** The last step of `initialize`: from here on the directory is one. */
@@ -106,6 +124,16 @@ export class StateDirectory {
     return new ApplianceError('REPOSITORY_NOT_FOUND', `${this.path} is not the state directory of an appliance`, {
       hint: 'Run `understudy init`, or give the right directory with --state or UNDERSTUDY_STATE.',
     });
+  }
+}
+
+/** Undefined when it is no JSON; nothing of ours is `undefined`. */
+function parseJson(text: Buffer): unknown {
+  try {
+    return JSON.parse(text.toString('utf8'));
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
   }
 }
 
