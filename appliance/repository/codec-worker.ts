@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash, createHmac, createSecretKey, type KeyObject } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
+import { setPriority } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { CONTENT_ID_BYTES, type ContentKey, keyBytes } from '../core/content-id.ts';
 import { ApplianceError, systemErrorCode, toError } from '../core/errors.ts';
@@ -26,6 +27,7 @@ import { derivePackKey } from './keys.ts';
 /** Open pack files and derived keys that a worker keeps; the one not used for the longest time goes first. */
 const MAX_OPEN_PACKS = 64;
 const DIGEST_BYTES = 32;
+const WORKER_NICENESS = 5;
 /** Answers that wait for each other at most. */
 const MAX_REPLIES_PER_MESSAGE = 8;
 
@@ -222,6 +224,10 @@ function answer({ ticket, job }: CodecRequest): CodecReply {
     };
   }
 }
+
+// On Linux this is the priority of this thread alone. The main thread, which answers everybody, comes first when both want
+// the processor.
+setPriority(WORKER_NICENESS);
 
 const port = parentPort;
 invariant(port !== null, 'the codec worker runs as a worker thread');

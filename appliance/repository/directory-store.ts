@@ -8,12 +8,21 @@ import {
   writeDurably,
 } from '../core/durable-file.ts';
 import { ApplianceError, systemErrorCode } from '../core/errors.ts';
-import { type FileSystem, type OpenFile, readExactly, realFileSystem, storageError } from '../core/file-system.ts';
+import {
+  type DirectoryEntry,
+  type FileSystem,
+  type OpenFile,
+  readExactly,
+  realFileSystem,
+  storageError,
+} from '../core/file-system.ts';
 import { invariant } from '../core/invariant.ts';
 import type { ObjectEntry, ObjectStore } from './object-store.ts';
 
 const KEY = /^[a-z0-9][a-z0-9.-]*(\/[a-z0-9][a-z0-9.-]*)*$/;
 const STAGING = 'staging';
+/** Names of one folder that are looked at side by side. */
+const LIST_BATCH = 64;
 
 /** An object store in a local directory: one file an object, written aside, synced, then linked to its name. */
 export class DirectoryStore implements ObjectStore {
@@ -140,19 +149,24 @@ export class DirectoryStore implements ObjectStore {
   async #listInto(folder: string, entries: ObjectEntry[]): Promise<void> {
     const path = join(this.root, folder);
     try {
-      for (const entry of await this.#fileSystem.readDirectory(path)) {
-        const key = `${folder}/${entry.name}`;
-        if (isTemporaryName(entry.name)) continue;
-        if (entry.kind === 'directory') await this.#listInto(key, entries);
-        else {
-          const stat = await this.#fileSystem.stat(join(this.root, key));
-          if (stat !== undefined) entries.push({ key, sizeBytes: stat.sizeBytes });
-        }
+      const names = (await this.#fileSystem.readDirectory(path)).filter(({ name }) => !isTemporaryName(name));
+      for (let at = 0; at < names.length; at += LIST_BATCH) {
+        await Promise.all(names.slice(at, at + LIST_BATCH).map((entry) => this.#listEntry(folder, entry, entries)));
       }
     } catch (error) {
       if (systemErrorCode(error) === 'ENOENT') return;
       throw storageError(error, 'list', path);
     }
+  }
+
+  async #listEntry(folder: string, entry: DirectoryEntry, entries: ObjectEntry[]): Promise<void> {
+    const key = `${folder}/${entry.name}`;
+    if (entry.kind === 'directory') {
+      await this.#listInto(key, entries);
+      return;
+    }
+    const stat = await this.#fileSystem.stat(join(this.root, key));
+    if (stat !== undefined) entries.push({ key, sizeBytes: stat.sizeBytes });
   }
 
   async #open(key: string): Promise<AsyncDisposable & { readonly open: OpenFile }> {

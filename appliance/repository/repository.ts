@@ -39,8 +39,8 @@ export interface RepositoryResources {
 export const DEFAULT_RESOURCES: RepositoryResources = {
   threads: Math.max(2, Math.min(8, availableParallelism())),
   cacheBytes: 128 * MIB,
-  plainSlabs: 24,
-  frameSlabs: 12,
+  plainSlabs: 16,
+  frameSlabs: 8,
   zstdLevel: DEFAULT_ZSTD_LEVEL,
 };
 
