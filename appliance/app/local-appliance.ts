@@ -29,7 +29,7 @@ import type {
   StopReport,
 } from '../api/operations.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
-import { ApplianceError } from '../core/errors.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
 import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
 import { byAge, pointsOfMachine, selectPoint } from '../protect/point-selector.ts';
 import { findDomain } from '../protect/protect-service.ts';
@@ -37,6 +37,7 @@ import type { RecoveryPoint } from '../repository/manifest.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
 import { checkRepository, collectGarbage, DEFAULT_GRACE_MS, repositoryStatus } from './maintenance.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
+import { SpaceReserve } from './space-reserve.ts';
 
 export interface LocalOptions {
   /** The libvirt URI to use where an operation names none. */
@@ -54,6 +55,7 @@ export class LocalAppliance implements Appliance {
   readonly #foundation: Foundation;
   readonly #options: LocalOptions;
   readonly #onClose: () => Promise<void>;
+  readonly #reserve: SpaceReserve;
   #core: Promise<Core> | undefined;
   #isRebuilding = false;
   #closing: Promise<void> | undefined;
@@ -62,6 +64,7 @@ export class LocalAppliance implements Appliance {
     this.#foundation = foundation;
     this.#options = options;
     this.#onClose = onClose;
+    this.#reserve = new SpaceReserve(foundation.state.path);
   }
 
   /** Opens everything now and, as the service, brings back what an earlier process served. */
@@ -90,6 +93,9 @@ export class LocalAppliance implements Appliance {
 
   async backup(params: BackupParams, context: OperationContext): Promise<BackupReport> {
     const core = await this.#open();
+    if (!(await this.#reserve.hold())) {
+      throw new ApplianceError('NO_SPACE', `there is too little room in ${this.#foundation.state.path} for a backup`);
+    }
     const { point, notices } = await core.protect.backup(
       {
         target: params.target,
@@ -180,7 +186,7 @@ export class LocalAppliance implements Appliance {
   }
 
   async delete(params: PointParams & { readonly now?: boolean }): Promise<DeleteReport> {
-    const core = await this.#open();
+    const core = await this.#openToFree();
     const point = await this.#point(core, params.point);
     const users = core.recover.usedBy(point.id);
     if (users.length > 0) {
@@ -218,7 +224,7 @@ export class LocalAppliance implements Appliance {
   }
 
   async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
-    return collectGarbage(this.#foundation, await this.#open(), params.now ?? false, context);
+    return collectGarbage(this.#foundation, await this.#openToFree(), params.now ?? false, context);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -250,9 +256,27 @@ export class LocalAppliance implements Appliance {
 
   async #start(): Promise<Core> {
     await this.#foundation.store.removeStaged();
-    const core = await startCore(this.#foundation, await openStorage(this.#foundation));
+    const core = await startCore(this.#foundation, await this.#openStorage());
     await this.#settleIn(core);
     return core;
+  }
+
+  /** With the room that was set aside, when there is no other: to list and restore, a catalog must be opened too. */
+  async #openStorage(): ReturnType<typeof openStorage> {
+    try {
+      const storage = await openStorage(this.#foundation);
+      await this.#reserve.hold();
+      return storage;
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE') || !(await this.#reserve.release())) throw error;
+      return openStorage(this.#foundation);
+    }
+  }
+
+  /** For what frees space, and needs a little of it to do so. */
+  async #openToFree(): Promise<Core> {
+    await this.#reserve.releaseIfShort();
+    return this.#open();
   }
 
   /** What an earlier process may have left: guests that are frozen, machines that wait for their disks. */

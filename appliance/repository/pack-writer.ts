@@ -56,7 +56,7 @@ export class PackWriter {
     try {
       await file.write(encodePackHeader(repositoryId, writer.packId), 0);
     } catch (error) {
-      await file.close();
+      await writer.abandon(fileSystem);
       throw storageError(error, 'write', stagedPath);
     }
     return writer;
