@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Catalog } from '../../appliance/catalog/catalog.ts';
 import type { BackupReport } from '../../appliance/api/operations.ts';
+import { Catalog } from '../../appliance/catalog/catalog.ts';
 import { ApplianceProcess } from '../support/appliance-process.ts';
 import { GUEST_REQUIREMENTS, startGuest, startLibvirt } from '../support/machines.ts';
 import { suite } from '../support/suite.ts';
