@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { writeDurably } from '../core/durable-file.ts';
 import { ApplianceError, hasCode, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
@@ -11,6 +12,9 @@ import { type DuplicateContent, type ReconcileOptions, type ReconcileReport, rec
 
 /** Prefixes whose records are nowhere but in the catalog; `meta/` is made anew. */
 const KEPT: readonly RecordPrefix[] = ['session/', 'run/'];
+
+const LOOK_PREFIX = 'looked-into-';
+const MAX_LOOKS = 2;
 
 export interface RebuildOptions extends ReconcileOptions {
   /** LevelDB's directory. Nobody may have it open. */
@@ -80,8 +84,7 @@ export async function refuseUnfinishedRebuild(directory: string): Promise<void> 
 /** A catalog that somebody uses must not be pulled away. One that cannot be opened for another reason is used by nobody. */
 async function refuseIfLocked(directory: string): Promise<void> {
   try {
-    const catalog = await Catalog.open(directory);
-    await catalog.close();
+    await lookInto(directory, async () => (await Catalog.open(directory)).close());
   } catch (error) {
     if (!hasCode(error, 'CATALOG_DAMAGED', 'IO_FAILED')) throw error;
   }
@@ -118,18 +121,48 @@ async function copyKept(directory: string, to: Catalog): Promise<boolean> {
   let isComplete = true;
   for (const old of await oldDirectories(directory)) {
     try {
-      await using from = await Catalog.open(old);
-      for (const prefix of KEPT) {
-        for (const [name, value] of await from.records(prefix)) await to.putRecord(prefix, name, value);
-      }
-      const listed = new Set((await to.points()).map(({ id }) => id));
-      for (const point of await from.lostPoints()) await keepLost(to, point, listed);
+      const isRead = await lookInto(old, () => copyFrom(old, to));
+      if (isRead === undefined) isComplete = false;
     } catch (error) {
       if (!hasCode(error, 'CATALOG_DAMAGED')) throw error;
       isComplete = false;
     }
   }
   return isComplete;
+}
+
+/**
+ * Runs `look`, which reads a catalog that may be damaged. LevelDB may end the process then (its assertions are compiled
+ * in), so each look is noted in the directory before, and the note removed after. After two that did not come to their
+ * end the directory is left alone: undefined.
+ */
+async function lookInto<T>(directory: string, look: () => Promise<T>): Promise<T | undefined> {
+  let names: string[];
+  try {
+    names = await readdir(directory);
+  } catch (error) {
+    if (systemErrorCode(error) === 'ENOENT') return undefined;
+    throw storageError(error, 'list', directory);
+  }
+  const looks = names.filter((name) => name.startsWith(LOOK_PREFIX)).length;
+  if (looks >= MAX_LOOKS) return undefined;
+  const note = join(directory, `${LOOK_PREFIX}${looks + 1}`);
+  await writeDurably(note, '');
+  try {
+    return await look();
+  } finally {
+    await rm(note, { force: true });
+  }
+}
+
+async function copyFrom(old: string, to: Catalog): Promise<true> {
+  await using from = await Catalog.open(old);
+  for (const prefix of KEPT) {
+    for (const [name, value] of await from.records(prefix)) await to.putRecord(prefix, name, value);
+  }
+  const listed = new Set((await to.points()).map(({ id }) => id));
+  for (const point of await from.lostPoints()) await keepLost(to, point, listed);
+  return true;
 }
 
 async function keepLost(to: Catalog, point: RecoveryPoint, listed: ReadonlySet<string>): Promise<void> {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // time limit: 400 s
 import assert from 'node:assert/strict';
-import { open, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BackupReport, RebuildReport } from '../../appliance/api/operations.ts';
-import { hasCode } from '../../appliance/core/errors.ts';
+import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
+import { systemErrorCode } from '../../appliance/core/errors.ts';
 import type { ApplianceProcess } from '../support/appliance-process.ts';
 import { suite } from '../support/suite.ts';
 import { CONTEXT, PointsRig } from './points-rig.ts';
@@ -106,24 +107,49 @@ test('a log of the catalog that was cut anywhere costs nothing', async (t) => {
 
 test('noise anywhere in the tables is never wrong data: an error, or what was backed up', async (t) => {
   const rig = await twoPoints(t);
+  const to = join(rig.directory, 'restored');
   let refused = 0;
-  for (let n = 0; n < 12; n++) {
+  for (let n = 0; n < 8; n++) {
     const [table] = await catalogFiles(rig.appliance, /\.ldb$/);
     if (table !== undefined) {
       const { size } = await stat(table);
       const noise = Buffer.alloc(Math.min(24, size), 17 * n + 1);
       const file = await open(table, 'r+');
-      await file.write(noise, 0, noise.length, Math.floor(((size - noise.length) * n) / 11));
+      await file.write(noise, 0, noise.length, Math.floor(((size - noise.length) * n) / 7));
       await file.close();
     }
-    try {
-      await rig.using((appliance) => rig.assertAllRestore(appliance));
-    } catch (error) {
-      assert.ok(hasCode(error, 'CATALOG_DAMAGED', 'CHUNK_MISSING'), String(error));
-      refused += 1;
+    // In processes of their own: LevelDB's assertions may end the one that reads such a table.
+    for (const [point, content] of rig.contents) {
+      const { exitCode } = await rig.appliance.run('restore', point, '--to', to, '--json');
+      if (exitCode === 0) {
+        assert.ok((await readFile(to)).equals(content), 'what is restored is what was backed up');
+        await rm(to);
+      } else {
+        refused += 1;
+        assert.equal(await isThere(to), false, 'a refused restore leaves no file');
+      }
     }
-    await rig.using((appliance) => appliance.catalogRebuild({}, CONTEXT));
+    await rebuildInProcesses(rig);
     await rig.using((appliance) => rig.assertAllRestore(appliance));
   }
   assert.ok(refused > 0, 'some of the noise was met');
 });
+
+/** A rebuild that LevelDB ended while it looked into the old catalog is run again; the third does not look any more. */
+async function rebuildInProcesses(rig: PointsRig): Promise<void> {
+  for (let attempt = 1; attempt <= 3; attempt++) {
+    const { exitCode, stdout, stderr } = await rig.appliance.run('catalog', 'rebuild', '--json');
+    if (exitCode === 0 || exitCode === EXIT_CODES.corrupt) return;
+    assert.ok(attempt < 3, `catalog rebuild does not get to its end: ${stdout}${stderr}`);
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    assert.equal(systemErrorCode(error), 'ENOENT');
+    return false;
+  }
+}
