@@ -52,7 +52,10 @@ export class QemuNbd implements AsyncDisposable {
     if (options.isWritable === true) args.push('--discard=unmap', '--detect-zeroes=off');
     else args.push('--read-only');
     if (options.bitmap !== undefined) args.push('--bitmap', options.bitmap);
-    const child = spawn('qemu-nbd', [...args, options.path], { stdio: ['ignore', 'ignore', 'pipe'] });
+    // It must not outlive us: it locks the image, and the machine could not be started.
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-nbd', ...args, options.path], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
     const failed = Promise.withResolvers<never>();
     child.on('error', (cause) => {
       const isMissing = systemErrorCode(cause) === 'ENOENT';
