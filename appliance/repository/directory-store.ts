@@ -100,7 +100,7 @@ export class DirectoryStore implements ObjectStore {
     invariant(prefix.endsWith('/'), 'a listed prefix is a folder');
     const entries: ObjectEntry[] = [];
     await this.#listInto(prefix.slice(0, -1), entries);
-    return entries;
+    return entries.sort((a, b) => (a.key < b.key ? -1 : 1));
   }
 
   async delete(key: string): Promise<void> {
