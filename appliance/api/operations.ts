@@ -104,6 +104,8 @@ export interface PointSummary {
   readonly newChunkBytes: number;
   readonly storedBytes: number;
   readonly durationMs: number;
+  /** Its manifest disappeared from the repository: it cannot be restored, and what it holds is kept until it is deleted. */
+  readonly lost: boolean;
 }
 
 export interface PointParams {
@@ -115,6 +117,8 @@ export interface PointDetails {
   readonly point: RecoveryPoint;
   /** What keeps it from being deleted now (exports, booted machines). */
   readonly usedBy: readonly string[];
+  /** As in `PointSummary`; `point` is then what the catalog knows of it. */
+  readonly lost: boolean;
 }
 
 export interface BootParams extends PointParams, ConnectParams {
@@ -245,6 +249,8 @@ export interface DeleteReport {
   readonly machine: string;
   /** Until then `undelete` brings it back, and its space is not freed; null when it is gone for good. */
   readonly recoverableUntil: string | null;
+  /** It was a lost point, which has been given up. */
+  readonly lost: boolean;
 }
 
 export interface GcParams {

@@ -31,11 +31,12 @@ import type {
 import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
-import { byAge, pointsOfMachine, selectPoint } from '../protect/point-selector.ts';
+import { byAge, pointsOfMachine } from '../protect/point-selector.ts';
 import { findDomain } from '../protect/protect-service.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
-import { checkRepository, collectGarbage, DEFAULT_GRACE_MS, repositoryStatus } from './maintenance.ts';
+import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
+import { deletePoint, findPoint, findPointOrLost, undeletePoint } from './point-removal.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
 import { SpaceReserve } from './space-reserve.ts';
 
@@ -114,32 +115,32 @@ export class LocalAppliance implements Appliance {
 
   async points(params: PointsParams): Promise<readonly PointSummary[]> {
     const core = await this.#open();
-    const all = await core.catalog.points();
-    if (params.machine === undefined) {
-      return [...Map.groupBy(all, ({ machine }) => machine.id).values()]
-        .sort(([a], [b]) => ((a?.machine.name ?? '') < (b?.machine.name ?? '') ? -1 : 1))
-        .flatMap((points) => points.sort(byAge).map(pointSummary));
-    }
-    const points = pointsOfMachine(all, params.machine);
+    const listed = await core.catalog.points();
+    const lost = await core.catalog.lostPoints();
+    if (params.machine === undefined) return [...byMachine(listed, false), ...byMachine(lost, true)];
+    const points = [
+      ...pointsOfMachine(listed, params.machine).map((point) => pointSummary(point)),
+      ...pointsOfMachine(lost, params.machine).map((point) => pointSummary(point, true)),
+    ];
     if (points.length === 0) {
       throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${params.machine}`, {
         hint: 'List all points with `understudy points`.',
       });
     }
-    return points.map(pointSummary);
+    return points;
   }
 
   async pointShow(params: PointParams): Promise<PointDetails> {
     const core = await this.#open();
-    const point = await this.#point(core, params.point);
-    return { point, usedBy: core.recover.usedBy(point.id) };
+    const { point, isLost } = await findPointOrLost(core, params.point);
+    return { point, usedBy: core.recover.usedBy(point.id), lost: isLost };
   }
 
   async boot(params: BootParams, context: OperationContext): Promise<BootReport> {
     const core = await this.#open();
     const { point, connect, ...wishes } = params;
     return core.recover.boot(
-      { ...wishes, point: await this.#point(core, point), connect: this.#uri({ connect }) },
+      { ...wishes, point: await findPoint(core, point), connect: this.#uri({ connect }) },
       context,
     );
   }
@@ -154,7 +155,7 @@ export class LocalAppliance implements Appliance {
 
   async export(params: ExportParams): Promise<ExportReport> {
     const core = await this.#open();
-    return core.recover.export({ ...params, point: await this.#point(core, params.point) });
+    return core.recover.export({ ...params, point: await findPoint(core, params.point) });
   }
 
   async unexport(params: { readonly id: string }): Promise<Record<string, never>> {
@@ -166,7 +167,7 @@ export class LocalAppliance implements Appliance {
     const core = await this.#open();
     const { point, connect, ...wishes } = params;
     return core.recover.restore(
-      { ...wishes, point: await this.#point(core, point), connect: this.#uri({ connect }) },
+      { ...wishes, point: await findPoint(core, point), connect: this.#uri({ connect }) },
       context,
     );
   }
@@ -185,42 +186,15 @@ export class LocalAppliance implements Appliance {
     }
   }
 
-  async delete(params: PointParams & { readonly now?: boolean }): Promise<DeleteReport> {
-    const core = await this.#openToFree();
-    const point = await this.#point(core, params.point);
-    const users = core.recover.usedBy(point.id);
-    if (users.length > 0) {
-      throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
-        details: { users },
-      });
-    }
-    const nowMs = this.#foundation.clock.nowMs();
-    if (params.now === true) await this.#purge(core, point);
-    else {
-      await core.repository.manifests.delete({ machineId: point.machine.id, pointId: point.id }, nowMs);
-      await core.catalog.deletePoint(point.id);
-    }
-    const until = params.now === true ? null : new Date(nowMs + DEFAULT_GRACE_MS).toISOString();
-    return { point: point.id, machine: point.machine.name, recoverableUntil: until };
+  async delete(
+    params: PointParams & { readonly now?: boolean },
+    { onNotice }: OperationContext,
+  ): Promise<DeleteReport> {
+    return deletePoint(await this.#openToFree(), this.#foundation.clock, params, onNotice);
   }
 
   async undelete(params: PointParams): Promise<DeleteReport> {
-    const core = await this.#open();
-    const { manifests } = core.repository;
-    const refs = (await manifests.listDeleted()).filter(({ pointId }) =>
-      pointId.startsWith(params.point.toLowerCase()),
-    );
-    const [ref] = refs;
-    if (ref === undefined)
-      throw new ApplianceError('POINT_NOT_FOUND', `there is no deleted recovery point ${params.point}`);
-    if (refs.length > 1) {
-      throw new ApplianceError('POINT_AMBIGUOUS', `${refs.length} deleted recovery points begin with ${params.point}`, {
-        details: { candidates: refs.map(({ pointId }) => pointId) },
-      });
-    }
-    const point = await manifests.undelete(ref);
-    await core.catalog.putPoint(point);
-    return { point: point.id, machine: point.machine.name, recoverableUntil: null };
+    return undeletePoint(await this.#open(), params);
   }
 
   async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
@@ -283,7 +257,9 @@ export class LocalAppliance implements Appliance {
   async #settleIn(core: Core): Promise<void> {
     const { damaged = [], lostPoints = [], missingContents = 0 } = core.reconciled ?? {};
     for (const { object, message } of damaged) this.#options.onNotice(`${object} is damaged: ${message}`);
-    for (const point of lostPoints) this.#options.onNotice(`the manifest of recovery point ${point} is gone`);
+    for (const point of lostPoints) {
+      this.#options.onNotice(`recovery point ${point} is lost: its manifest disappeared from the repository`);
+    }
     if (missingContents > 0)
       this.#options.onNotice(`${missingContents} contents are missing; run \`understudy check\``);
     for (const sentence of await core.protect.removeLeftovers()) this.#options.onNotice(sentence);
@@ -328,22 +304,14 @@ export class LocalAppliance implements Appliance {
     };
   }
 
-  /** Off the list first: interrupted in between, the next start lists the point again, and nothing is taken for lost. */
-  async #purge({ catalog, repository }: Core, point: RecoveryPoint): Promise<void> {
-    await catalog.deletePoint(point.id);
-    try {
-      await repository.manifests.purge({ machineId: point.machine.id, pointId: point.id });
-    } catch (error) {
-      await catalog.putPoint(point);
-      throw error;
-    }
-  }
-
-  async #point(core: Core, expression: string): Promise<RecoveryPoint> {
-    return selectPoint(await core.catalog.points(), expression);
-  }
-
   #uri(params: { readonly connect?: string | undefined }): string {
     return params.connect ?? this.#options.connect;
   }
+}
+
+/** Machines by name, the points of each newest first. */
+function byMachine(points: readonly RecoveryPoint[], isLost: boolean): PointSummary[] {
+  return [...Map.groupBy(points, ({ machine }) => machine.id).values()]
+    .sort(([a], [b]) => ((a?.machine.name ?? '') < (b?.machine.name ?? '') ? -1 : 1))
+    .flatMap((ofMachine) => ofMachine.sort(byAge).map((point) => pointSummary(point, isLost)));
 }

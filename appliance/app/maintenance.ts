@@ -5,8 +5,6 @@ import { rootsOf } from '../repository/manifest.ts';
 import { check } from '../repository/scrub.ts';
 import type { Core, Foundation } from './core.ts';
 
-export { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
-
 /** What the repository holds, from the catalog's sums: no data is read. */
 export async function repositoryStatus(
   foundation: Foundation,

@@ -58,7 +58,7 @@ export function backupReport(point: RecoveryPoint, notices: readonly string[]): 
   };
 }
 
-export function pointSummary(point: RecoveryPoint): PointSummary {
+export function pointSummary(point: RecoveryPoint, isLost = false): PointSummary {
   const sum = (of: (disk: RecoveryPoint['disks'][number]) => number): number =>
     point.disks.reduce((total, disk) => total + of(disk), 0);
   return {
@@ -75,5 +75,6 @@ export function pointSummary(point: RecoveryPoint): PointSummary {
     newChunkBytes: sum((disk) => disk.stats.newChunkBytes),
     storedBytes: sum((disk) => disk.stats.storedBytes),
     durationMs: point.durationMs,
+    lost: isLost,
   };
 }

@@ -126,7 +126,9 @@ class Check {
       if (deleted !== undefined) points.push(deleted.point);
     }
     for (const { id, machine } of await this.#index.lostPoints()) {
-      this.#findings.add({ object: manifestKey(machine.id, id), what: 'the manifest disappeared' });
+      const what =
+        'the manifest disappeared, and with it the recovery point, until the file is put back or the point is deleted';
+      this.#findings.add({ object: manifestKey(machine.id, id), what });
     }
     return points;
   }

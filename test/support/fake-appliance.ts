@@ -127,6 +127,7 @@ export const fakeResults: {
       newChunkBytes: 5.2 * GIB,
       storedBytes: 2.1 * GIB,
       durationMs: 83_000,
+      lost: false,
     },
     {
       id: FAKE_POINT_ID,
@@ -142,6 +143,7 @@ export const fakeResults: {
       newChunkBytes: 18 * MIB,
       storedBytes: 7 * MIB,
       durationMs: 820,
+      lost: false,
     },
   ],
   pointShow: {
@@ -184,6 +186,7 @@ export const fakeResults: {
       durationMs: 820,
     },
     usedBy: [],
+    lost: false,
   },
   boot: {
     name: 'web-3f2a91c0',
@@ -236,7 +239,7 @@ export const fakeResults: {
     findings: [],
   },
   rebuild: { points: 3, packs: 34, chunks: 81_234, problems: [], durationMs: 2_300 },
-  delete: { point: FAKE_POINT_ID, machine: 'web', recoverableUntil: '2026-11-28T14:04:05.000Z' },
+  delete: { point: FAKE_POINT_ID, machine: 'web', recoverableUntil: '2026-11-28T14:04:05.000Z', lost: false },
   gc: {
     liveBytes: 2.1 * GIB,
     packsDeleted: 3,

@@ -84,7 +84,8 @@ function renderFinding(finding: CheckFinding, paint: Paint): string {
   });
   const rest = finding.touches.length - places.length;
   const more = rest > 0 ? `  and ${count(rest, 'more place', 'more places')} (--json has all)\n` : '';
-  const none = finding.touches.length === 0 ? '  no recovery point needs it\n' : '';
+  const isContent = finding.object === 'catalog' || finding.object.startsWith('packs/');
+  const none = isContent && finding.touches.length === 0 ? '  no recovery point needs it\n' : '';
   return `${paint('red', plain(finding.what))}: ${plain(finding.object)}\n${places.join('')}${more}${none}`;
 }
 

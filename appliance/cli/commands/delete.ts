@@ -7,6 +7,7 @@ import { defineCommand } from '../define-command.ts';
 import { count, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
+import { LOST_MEANING } from './points.ts';
 
 interface DeleteOptions {
   readonly yes?: boolean;
@@ -19,7 +20,9 @@ export function addDelete(program: Command, cli: CliRun): void {
     summary: 'delete a recovery point; it can be brought back for a while',
     description:
       `Deletes one recovery point; no other point depends on it. Asks for the machine's name unless --yes is given. ` +
-      `Within the grace period \`undelete\` brings it back; its space is freed by \`gc\` after that. ${POINT_ARGUMENT}`,
+      'Within the grace period `undelete` brings it back; its space is freed by `gc` after that. A point that `points` ' +
+      'calls lost (its manifest disappeared from the repository) is given up: `check` does not miss it any more, `gc` frees ' +
+      `what it held, and nothing brings it back. It is named by its id. ${POINT_ARGUMENT}`,
     examples: [
       ['understudy delete 3f2a', 'asks first'],
       ['understudy delete web@2026-01-01 --yes', 'does not ask'],
@@ -53,6 +56,10 @@ export function addDelete(program: Command, cli: CliRun): void {
 async function deletePoint(run: CommandRun, [given = '']: readonly string[], options: DeleteOptions): Promise<Outcome> {
   const point = options.yes === true ? given : await confirmDelete(run, given, options);
   const report = await run.call('delete', defined({ point, now: options.now }));
+  if (report.lost) {
+    const text = `Gave up ${report.point} of ${plain(report.machine)}, which was lost. \`understudy gc\` frees what no other point holds.\n`;
+    return { value: report, text };
+  }
   const until = report.recoverableUntil;
   const next =
     until === null
@@ -63,11 +70,14 @@ async function deletePoint(run: CommandRun, [given = '']: readonly string[], opt
 
 /** The id of the point that was confirmed: an expression like `web@latest` may mean another one a moment later. */
 async function confirmDelete(run: CommandRun, given: string, { now }: DeleteOptions): Promise<string> {
-  const { point } = await run.call('pointShow', { point: given });
+  const { point, lost } = await run.call('pointShow', { point: given });
   const { name } = point.machine;
   const how = now === true ? ' for good' : '';
   const which = `${point.id} of ${name}, taken ${formatTime(point.createdAt)}`;
-  await confirmByName(run, { name, consequence: `This deletes the recovery point ${which}${how}.` });
+  const consequence = lost
+    ? `The recovery point ${which} is lost. ${LOST_MEANING} This gives it up for good.`
+    : `This deletes the recovery point ${which}${how}.`;
+  await confirmByName(run, { name, consequence });
   return point.id;
 }
 

@@ -47,7 +47,7 @@ async function points(run: CommandRun, [machine]: readonly string[]): Promise<Ou
     { title: 'POINT', cell: (point) => point.id },
     { title: 'MACHINE', cell: (point) => plain(point.machine) },
     { title: 'TAKEN', cell: (point) => formatTime(point.createdAt) },
-    { title: 'KIND', cell: (point) => point.kind },
+    { title: 'KIND', cell: (point) => (point.lost ? 'lost' : point.kind) },
     { title: 'CONSISTENT', cell: (point) => point.consistency.replace('-consistent', '') },
     { title: 'DISKS', align: 'right', cell: (point) => String(point.disks) },
     { title: 'SIZE', align: 'right', cell: (point) => formatBytes(point.sizeBytes) },
@@ -59,7 +59,16 @@ async function points(run: CommandRun, [machine]: readonly string[]): Promise<Ou
   const machines = new Set(found.map((point) => point.machineId)).size;
   const stored = found.reduce((sum, point) => sum + point.storedBytes, 0);
   const summary = `${count(found.length, 'point')} of ${count(machines, 'machine')}, ${formatBytes(stored)} stored when they were taken`;
-  return { value: found, text: `${renderTable(found, columns, run.paint)}${run.paint('dim', summary)}\n` };
+  const table = `${renderTable(found, columns, run.paint)}${run.paint('dim', summary)}\n`;
+  return { value: found, text: `${table}${renderLost(found, run)}` };
+}
+
+function renderLost(found: readonly PointSummary[], run: CommandRun): string {
+  const lost = found.filter((point) => point.lost).length;
+  if (lost === 0) return '';
+  const [are, they, them] = lost === 1 ? ['is', 'its manifest', 'it'] : ['are', 'their manifests', 'them'];
+  const text = `${count(lost, 'point')} ${are} lost: ${they} disappeared from the repository. \`understudy point show ID\` says more of ${them}.`;
+  return `${run.paint('red', text)}\n`;
 }
 
 async function show(run: CommandRun, [point = '']: readonly string[]): Promise<Outcome> {
@@ -67,7 +76,12 @@ async function show(run: CommandRun, [point = '']: readonly string[]): Promise<O
   return { value: details, text: renderPoint(details, run) };
 }
 
-function renderPoint({ point, usedBy }: PointDetails, run: CommandRun): string {
+/** What it means that a point is lost; also what its deletion gives up. */
+export const LOST_MEANING: string =
+  'Its manifest disappeared from the repository without having been deleted, so that it cannot be restored. What it ' +
+  'holds is kept from `gc` all the same: when the file is put back from a copy of the repository, the point is there again.';
+
+function renderPoint({ point, usedBy, lost }: PointDetails, run: CommandRun): string {
   const { paint } = run;
   const age = formatAge(point.createdAt, run.io.clock.nowMs());
   const facts = renderFields(
@@ -96,6 +110,9 @@ function renderPoint({ point, usedBy }: PointDetails, run: CommandRun): string {
   const files = point.attachments.map((file) => `  ${plain(file.name)}  ${formatBytes(file.lengthBytes)}\n`);
   const sections = [
     `${paint('bold', `Recovery point ${point.id}`)}\n${facts}`,
+    lost
+      ? `${paint(['bold', 'red'], 'This point is lost.')} ${LOST_MEANING}\n\`understudy delete ${point.id}\` gives it up.\n`
+      : '',
     indented(renderTable(point.disks, columns, paint)),
     reasons.map((disk) => `  ${plain(disk.name)}: ${plain(disk.reason)}\n`).join(''),
     section(

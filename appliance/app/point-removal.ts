@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { DeleteReport, PointParams } from '../api/operations.ts';
+import type { Clock } from '../core/clock.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
+import { selectPoint } from '../protect/point-selector.ts';
+import { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { Core } from './core.ts';
+
+/** A point that was named, listed or lost. */
+export interface NamedPoint {
+  readonly point: RecoveryPoint;
+  /** Its manifest disappeared from the repository: only the catalog knows it. */
+  readonly isLost: boolean;
+}
+
+/** The listed point that an expression means. @throws ApplianceError as `selectPoint`; POINT_NOT_FOUND for a lost one */
+export async function findPoint({ catalog }: Core, expression: string): Promise<RecoveryPoint> {
+  try {
+    return selectPoint(await catalog.points(), expression);
+  } catch (error) {
+    if (!hasCode(error, 'POINT_NOT_FOUND') || expression.includes('@')) throw error;
+    const lost = await catalog.lostPoints();
+    if (!lost.some(({ id }) => id.startsWith(expression.toLowerCase()))) throw error;
+    const { id, machine } = selectPoint(lost, expression);
+    throw new ApplianceError(
+      'POINT_NOT_FOUND',
+      `recovery point ${id} of ${machine.name} is lost: its manifest disappeared from the repository`,
+      {
+        cause: error,
+        details: { point: id, lost: true },
+        hint: 'Put the manifest back from a copy of the repository, or give the point up with `understudy delete`.',
+      },
+    );
+  }
+}
+
+/** The same for lost points too. Those are named by id only: `NAME@latest` is always a point that can be restored. */
+export async function findPointOrLost({ catalog }: Core, expression: string): Promise<NamedPoint> {
+  const listed = await catalog.points();
+  const lost = expression.includes('@') ? [] : await catalog.lostPoints();
+  const point = selectPoint([...listed, ...lost], expression);
+  return { point, isLost: lost.includes(point) };
+}
+
+/**
+ * Ends a point, or gives a lost one up.
+ * @throws ApplianceError POINT_IN_USE, POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, REPOSITORY_CORRUPT, NO_SPACE
+ */
+export async function deletePoint(
+  core: Core,
+  clock: Clock,
+  params: PointParams & { readonly now?: boolean },
+  onNotice: (sentence: string) => void,
+): Promise<DeleteReport> {
+  const { point, isLost } = await findPointOrLost(core, params.point);
+  const users = core.recover.usedBy(point.id);
+  if (users.length > 0) {
+    throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
+      details: { users },
+    });
+  }
+  const answer = { point: point.id, machine: point.machine.name };
+  if (isLost && !(await hasReturned(core, point))) {
+    onNotice(lostWarning(point));
+    await core.catalog.forgetLostPoint(point.id);
+    return { ...answer, recoverableUntil: null, lost: true };
+  }
+  if (params.now === true) {
+    await purge(core, point);
+    return { ...answer, recoverableUntil: null, lost: false };
+  }
+  const nowMs = clock.nowMs();
+  await core.repository.manifests.delete({ machineId: point.machine.id, pointId: point.id }, nowMs);
+  await core.catalog.deletePoint(point.id);
+  return { ...answer, recoverableUntil: new Date(nowMs + DEFAULT_GRACE_MS).toISOString(), lost: false };
+}
+
+/** Brings a deleted point back, by its id. @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, REPOSITORY_CORRUPT, NO_SPACE */
+export async function undeletePoint({ catalog, repository }: Core, params: PointParams): Promise<DeleteReport> {
+  const { manifests } = repository;
+  const refs = (await manifests.listDeleted()).filter(({ pointId }) => pointId.startsWith(params.point.toLowerCase()));
+  const [ref] = refs;
+  if (ref === undefined)
+    throw new ApplianceError('POINT_NOT_FOUND', `there is no deleted recovery point ${params.point}`);
+  if (refs.length > 1) {
+    throw new ApplianceError('POINT_AMBIGUOUS', `${refs.length} deleted recovery points begin with ${params.point}`, {
+      details: { candidates: refs.map(({ pointId }) => pointId) },
+    });
+  }
+  const point = await manifests.undelete(ref);
+  await catalog.putPoint(point);
+  return { point: point.id, machine: point.machine.name, recoverableUntil: null, lost: false };
+}
+
+function lostWarning({ id, machine }: RecoveryPoint): string {
+  return (
+    `the manifest of ${id} of ${machine.name} disappeared from the repository: the point could not be restored as it was, ` +
+    'but what it holds was kept; it is given up now, and `understudy gc` frees what no other point holds'
+  );
+}
+
+/** Somebody may have put the manifest back since the catalog was opened: then the point exists, and is listed again. */
+async function hasReturned({ catalog, repository }: Core, point: RecoveryPoint): Promise<boolean> {
+  const ref = { machineId: point.machine.id, pointId: point.id };
+  const isThere = (await repository.manifests.listWithStrays()).refs.some(({ pointId }) => pointId === ref.pointId);
+  if (isThere) await catalog.putPoint(point);
+  return isThere;
+}
+
+/** Off the list first: interrupted in between, the next start lists the point again, and nothing is taken for lost. */
+async function purge({ catalog, repository }: Core, point: RecoveryPoint): Promise<void> {
+  await catalog.deletePoint(point.id);
+  try {
+    await repository.manifests.purge({ machineId: point.machine.id, pointId: point.id });
+  } catch (error) {
+    await catalog.putPoint(point);
+    throw error;
+  }
+}
