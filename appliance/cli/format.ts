@@ -3,6 +3,9 @@ import { stripVTControlCharacters } from 'node:util';
 
 /** Numbers and words as people read them. All pure; times are shown in the process's time zone. */
 
+/** As long as nobody has millions of points, this many digits stand for one of them. */
+const MIN_SHORT_ID = 8;
+
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'] as const;
 
 /** Three significant digits with a binary unit (`5.31 GiB`, `64 KiB`); whole numbers stay whole. */
@@ -51,9 +54,15 @@ export function formatTime(iso: string): string {
   if (Number.isNaN(time.getTime())) return plain(iso);
   const offset = -time.getTimezoneOffset();
   const sign = offset < 0 ? '-' : '+';
-  const zone = `${sign}${pad(Math.floor(Math.abs(offset) / 60))}${pad(Math.abs(offset) % 60)}`;
+  return `${formatLocalTime(iso)} ${sign}${pad(Math.floor(Math.abs(offset) / 60))}${pad(Math.abs(offset) % 60)}`;
+}
+
+/** The same without the offset, for columns: `2026-11-21 15:04:05`. */
+export function formatLocalTime(iso: string): string {
+  const time = new Date(iso);
+  if (Number.isNaN(time.getTime())) return plain(iso);
   const date = `${time.getFullYear()}-${pad(time.getMonth() + 1)}-${pad(time.getDate())}`;
-  return `${date} ${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())} ${zone}`;
+  return `${date} ${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
 }
 
 /** `3 minutes ago`; empty for the future, which a clock that was set back makes. */
@@ -64,6 +73,14 @@ export function formatAge(iso: string, nowMs: number): string {
   if (seconds < 3600) return `${count(Math.floor(seconds / 60), 'minute')} ago`;
   if (seconds < 48 * 3600) return `${count(Math.floor(seconds / 3600), 'hour')} ago`;
   return `${count(Math.floor(seconds / 86_400), 'day')} ago`;
+}
+
+/** Beginnings of ids by which they can be told apart, all of one length and at least `MIN_SHORT_ID` digits. */
+export function shortIds(ids: readonly string[]): (id: string) => string {
+  const distinct = new Set(ids);
+  let length = MIN_SHORT_ID;
+  while (new Set([...distinct].map((id) => id.slice(0, length))).size < distinct.size) length += 1;
+  return (id) => id.slice(0, length);
 }
 
 /** `1 disk`, `12,345 chunks`. */

@@ -3,10 +3,12 @@ import type { Command } from 'commander';
 import type { BootedMachine, BootReport, StopReport } from '../../api/operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
-import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';
+import { formatBytes, formatDuration, formatLocalTime, formatTime, plain, shortIds } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
+import type { Paint } from '../style.ts';
 import { type Column, renderFields, renderTable } from '../table.ts';
+import { addWide, type WideOption } from '../wide-option.ts';
 
 interface BootOptions {
   readonly as?: string;
@@ -36,11 +38,15 @@ export function addBoot(program: Command, cli: CliRun): void {
     connects: true,
     action: boot,
   });
-  defineCommand(program, cli, {
+  defineCommand<WideOption>(program, cli, {
     usage: 'booted',
     summary: 'list the machines that run from recovery points',
     description: 'Lists the machines that were started with `boot`, and how much they have written since.',
-    examples: [['understudy booted', 'all of them']],
+    examples: [
+      ['understudy booted', 'all of them'],
+      ['understudy booted --wide', 'with their hypervisors'],
+    ],
+    options: addWide,
     action: booted,
   });
   defineCommand<{ readonly discard?: boolean }>(program, cli, {
@@ -65,20 +71,32 @@ async function boot(run: CommandRun, [point = '']: readonly string[], options: B
   return { value: report, text: renderBoot(report, run) };
 }
 
-async function booted(run: CommandRun): Promise<Outcome> {
+async function booted(run: CommandRun, _args: readonly string[], { wide }: WideOption): Promise<Outcome> {
   const machines = await listBooted(run);
   if (machines.length === 0) {
     return { value: machines, text: 'No machine runs from a recovery point. `understudy boot POINT` starts one.\n' };
   }
+  return { value: machines, text: bootedTable(machines, { wide, paint: run.paint }) };
+}
+
+/** The machines that run, as text; without `wide` in 80 columns unless names are long. */
+export function bootedTable(
+  machines: readonly BootedMachine[],
+  { wide, paint }: { readonly wide: boolean | undefined; readonly paint: Paint },
+): string {
+  const shortId = shortIds(machines.map((machine) => machine.point));
   const columns: Column<BootedMachine>[] = [
     { title: 'NAME', cell: (machine) => plain(machine.name) },
     { title: 'STATE', cell: (machine) => plain(machine.state) },
-    { title: 'POINT', cell: (machine) => machine.point },
-    { title: 'STARTED', cell: (machine) => formatTime(machine.startedAt) },
+    { title: 'POINT', cell: ({ point }) => (wide === true ? point : shortId(point)) },
+    {
+      title: 'STARTED',
+      cell: ({ startedAt }) => (wide === true ? formatTime(startedAt) : formatLocalTime(startedAt)),
+    },
     { title: 'WRITTEN', align: 'right', cell: (machine) => formatBytes(machine.writtenBytes) },
-    { title: 'CONNECTION', cell: (machine) => plain(machine.connect) },
+    ...(wide === true ? [{ title: 'CONNECTION', cell: (machine: BootedMachine) => plain(machine.connect) }] : []),
   ];
-  return { value: machines, text: renderTable(machines, columns, run.paint) };
+  return renderTable(machines, columns, paint);
 }
 
 async function stop(

@@ -3,20 +3,26 @@ import type { Command } from 'commander';
 import type { MachineDetails, MachineDisk, MachineSummary } from '../../api/operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';
-import { formatAge, formatBytes, formatTime, plain } from '../format.ts';
+import { formatAge, formatBytes, formatLocalTime, formatTime, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
+import { addWide, type WideOption } from '../wide-option.ts';
+
+/** Kinds of drives whose medium comes and goes. */
+const REMOVABLE: ReadonlySet<string> = new Set(['cdrom', 'floppy']);
 
 export function addMachine(program: Command, cli: CliRun): void {
   const machine = defineGroup(program, 'machine', 'the machines, and what of them can be protected');
-  defineCommand(machine, cli, {
+  defineCommand<WideOption>(machine, cli, {
     usage: 'list',
     summary: 'list the machines of the hypervisor',
     description: 'Lists the machines of the hypervisor with their disks and how many recovery points exist.',
     examples: [
       ['understudy machine list', 'the default connection'],
       ['understudy machine list --connect qemu+ssh://root@host/system', 'another host'],
+      ['understudy machine list --wide', 'with the size of every disk'],
     ],
+    options: addWide,
     connects: true,
     action: list,
   });
@@ -32,15 +38,23 @@ export function addMachine(program: Command, cli: CliRun): void {
   });
 }
 
-async function list(run: CommandRun): Promise<Outcome> {
+async function list(run: CommandRun, _args: readonly string[], { wide }: WideOption): Promise<Outcome> {
   const machines = await run.call('machineList', defined({ connect: run.connect }));
   if (machines.length === 0) return { value: machines, text: 'The hypervisor has no machines.\n' };
+  const disks: readonly Column<MachineSummary>[] =
+    wide === true
+      ? [{ title: 'DISKS', cell: (machine) => machine.disks.map(briefDisk).join(', ') || '–' }]
+      : [
+          { title: 'DISKS', align: 'right', cell: (machine) => String(fixedDisks(machine).length) },
+          { title: 'SIZE', align: 'right', cell: totalSize },
+          { title: 'PROTECTION', cell: briefProtection },
+        ];
   const columns: Column<MachineSummary>[] = [
     { title: 'NAME', cell: (machine) => plain(machine.name) },
     { title: 'STATE', cell: (machine) => plain(machine.state) },
-    { title: 'DISKS', cell: (machine) => machine.disks.map(briefDisk).join(', ') || '–' },
+    ...disks,
     { title: 'POINTS', align: 'right', cell: (machine) => String(machine.points) },
-    { title: 'NEWEST POINT', cell: (machine) => (machine.newestPoint === null ? '–' : newest(machine, run)) },
+    { title: 'NEWEST', cell: (machine) => (wide === true ? newest(machine, run) : newestAge(machine, run)) },
   ];
   return { value: machines, text: renderTable(machines, columns, run.paint) };
 }
@@ -88,6 +102,33 @@ function newest(machine: MachineSummary, run: CommandRun): string {
   if (newestPoint === null) return '–';
   const age = formatAge(newestPoint, run.io.clock.nowMs());
   return age === '' ? formatTime(newestPoint) : `${formatTime(newestPoint)} (${age})`;
+}
+
+function newestAge({ newestPoint }: MachineSummary, run: CommandRun): string {
+  if (newestPoint === null) return '–';
+  return formatAge(newestPoint, run.io.clock.nowMs()) || formatLocalTime(newestPoint);
+}
+
+/** Without drives that nobody expects in a backup. */
+function fixedDisks({ disks }: MachineSummary): readonly MachineDisk[] {
+  return disks.filter((disk) => !(disk.protection === 'none' && REMOVABLE.has(disk.device)));
+}
+
+function totalSize(machine: MachineSummary): string {
+  const sizes = fixedDisks(machine).flatMap((disk) => disk.sizeBytes ?? []);
+  return sizes.length === 0 ? '–' : formatBytes(sizes.reduce((sum, size) => sum + size, 0));
+}
+
+/** One word when all disks are alike, otherwise the disks that are worse off. */
+function briefProtection(machine: MachineSummary): string {
+  const disks = fixedDisks(machine);
+  const kinds = new Set(disks.map(protection));
+  if (kinds.size <= 1) return [...kinds][0] ?? '–';
+  const worse = Map.groupBy(
+    disks.filter((disk) => disk.protection !== 'incremental'),
+    protection,
+  );
+  return [...worse].map(([kind, some]) => `${kind}: ${some.map((disk) => plain(disk.name)).join(', ')}`).join('; ');
 }
 
 function briefDisk(disk: MachineDisk): string {

@@ -4,23 +4,36 @@ import type { PointDetails, PointSummary } from '../../api/operations.ts';
 import type { PointDisk } from '../../repository/manifest.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';
-import { count, formatAge, formatBytes, formatDuration, formatTime, plain } from '../format.ts';
+import {
+  count,
+  formatAge,
+  formatBytes,
+  formatDuration,
+  formatLocalTime,
+  formatTime,
+  plain,
+  shortIds,
+} from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
+import { addWide, type WideOption } from '../wide-option.ts';
 
 export function addPoints(program: Command, cli: CliRun): void {
-  defineCommand(program, cli, {
+  defineCommand<WideOption>(program, cli, {
     usage: 'points [machine]',
     summary: 'list the recovery points',
     description:
       'Lists the recovery points of all machines, or of one (by name or id), newest first. DATA is what the point holds, ' +
-      'NEW what no earlier point held, STORED what that takes in the repository.',
+      'STORED what the repository grew by. The beginning of an id is as good as all of it. --wide adds the columns ' +
+      'CONSISTENT, DISKS, SIZE, NEW (what no earlier point held) and TOOK.',
     examples: [
       ['understudy points', 'all machines'],
       ['understudy points web', 'one machine'],
+      ['understudy points web --wide', 'with whole ids and all columns'],
       ["understudy points web --json | jq -r '.[0].id'", 'the id of the newest'],
     ],
+    options: addWide,
     action: points,
   });
   const point = defineGroup(program, 'point', 'show one recovery point');
@@ -37,30 +50,48 @@ export function addPoints(program: Command, cli: CliRun): void {
   });
 }
 
-async function points(run: CommandRun, [machine]: readonly string[]): Promise<Outcome> {
+async function points(run: CommandRun, [machine]: readonly string[], { wide }: WideOption): Promise<Outcome> {
   const found = await run.call('points', defined({ machine }));
   if (found.length === 0) {
     const whose = machine === undefined ? '' : ` of ${plain(machine)}`;
     return { value: found, text: `There is no recovery point${whose} yet. \`understudy backup NAME\` takes one.\n` };
   }
-  const columns: Column<PointSummary>[] = [
-    { title: 'POINT', cell: (point) => point.id },
-    { title: 'MACHINE', cell: (point) => plain(point.machine) },
-    { title: 'TAKEN', cell: (point) => formatTime(point.createdAt) },
-    { title: 'KIND', cell: (point) => (point.lost ? 'lost' : point.kind) },
-    { title: 'CONSISTENT', cell: (point) => point.consistency.replace('-consistent', '') },
-    { title: 'DISKS', align: 'right', cell: (point) => String(point.disks) },
-    { title: 'SIZE', align: 'right', cell: (point) => formatBytes(point.sizeBytes) },
-    { title: 'DATA', align: 'right', cell: (point) => formatBytes(point.dataBytes) },
-    { title: 'NEW', align: 'right', cell: (point) => formatBytes(point.newChunkBytes) },
-    { title: 'STORED', align: 'right', cell: (point) => formatBytes(point.storedBytes) },
-    { title: 'TOOK', align: 'right', cell: (point) => formatDuration(point.durationMs) },
-  ];
+  const columns = wide === true ? WIDE_COLUMNS : briefColumns(shortIds(found.map((point) => point.id)));
   const machines = new Set(found.map((point) => point.machineId)).size;
   const stored = found.reduce((sum, point) => sum + point.storedBytes, 0);
   const summary = `${count(found.length, 'point')} of ${count(machines, 'machine')}, ${formatBytes(stored)} stored when they were taken`;
   const table = `${renderTable(found, columns, run.paint)}${run.paint('dim', summary)}\n`;
   return { value: found, text: `${table}${renderLost(found, run)}` };
+}
+
+/** Fits in 80 columns with names of up to 16 characters. */
+function briefColumns(shortId: (id: string) => string): readonly Column<PointSummary>[] {
+  return [
+    { title: 'POINT', cell: (point) => shortId(point.id) },
+    { title: 'MACHINE', cell: (point) => plain(point.machine) },
+    { title: 'TAKEN', cell: (point) => formatLocalTime(point.createdAt) },
+    { title: 'KIND', cell: kindOf },
+    { title: 'DATA', align: 'right', cell: (point) => formatBytes(point.dataBytes) },
+    { title: 'STORED', align: 'right', cell: (point) => formatBytes(point.storedBytes) },
+  ];
+}
+
+const WIDE_COLUMNS: readonly Column<PointSummary>[] = [
+  { title: 'POINT', cell: (point) => point.id },
+  { title: 'MACHINE', cell: (point) => plain(point.machine) },
+  { title: 'TAKEN', cell: (point) => formatTime(point.createdAt) },
+  { title: 'KIND', cell: kindOf },
+  { title: 'CONSISTENT', cell: (point) => point.consistency.replace('-consistent', '') },
+  { title: 'DISKS', align: 'right', cell: (point) => String(point.disks) },
+  { title: 'SIZE', align: 'right', cell: (point) => formatBytes(point.sizeBytes) },
+  { title: 'DATA', align: 'right', cell: (point) => formatBytes(point.dataBytes) },
+  { title: 'NEW', align: 'right', cell: (point) => formatBytes(point.newChunkBytes) },
+  { title: 'STORED', align: 'right', cell: (point) => formatBytes(point.storedBytes) },
+  { title: 'TOOK', align: 'right', cell: (point) => formatDuration(point.durationMs) },
+];
+
+function kindOf(point: PointSummary): string {
+  return point.lost ? 'lost' : point.kind;
 }
 
 function renderLost(found: readonly PointSummary[], run: CommandRun): string {
