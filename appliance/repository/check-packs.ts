@@ -177,11 +177,11 @@ async function verifyFrames(
   const problems = await repository.pool.verify({
     packId,
     path: repository.store.localPath(packKey(packId)),
-    frames: frames.map(({ offset, frameBytes, id, digest }) => ({
+    frames: frames.map(({ offset, frameBytes, id, checksum }) => ({
       offset,
       frameBytes,
       id,
-      digest: digest.toString('latin1'),
+      checksum,
     })),
   });
   const failed = new Set<PackEntry>();

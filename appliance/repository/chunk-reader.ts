@@ -88,10 +88,11 @@ export class ChunkReader {
 
   /** Reads the stored frame of a content and checks all of it, past every cache. False when it is damaged or missing. */
   async verifies(key: ContentKey): Promise<boolean> {
+    if (this.#options.index.ready() !== undefined) await this.#untilReady();
     const { packId, offset, frameBytes } = this.#locate(key);
     const path = this.#options.store.localPath(packKey(packId));
     try {
-      const frames = [{ offset, frameBytes, id: key, digest: undefined }];
+      const frames = [{ offset, frameBytes, id: key, checksum: undefined }];
       return (await this.#options.pool.verify({ packId, path, frames })).length === 0;
     } catch (error) {
       if (hasCode(error, 'OBJECT_NOT_FOUND')) return false;
@@ -132,11 +133,13 @@ export class ChunkReader {
 
   /** Decodes to the arena; once more when garbage collection has moved the content meanwhile. */
   async #decode(key: ContentKey, out: DecodeTarget): Promise<number> {
+    if (this.#options.index.ready() !== undefined) await this.#untilReady();
     const location = this.#locate(key);
     try {
       return await this.#decodeAt(key, location, out);
     } catch (error) {
       if (!hasCode(error, 'OBJECT_NOT_FOUND')) throw error;
+      if (this.#options.index.ready() !== undefined) await this.#untilReady();
       const moved = this.#locate(key);
       if (moved.packId === location.packId) throw error;
       return this.#decodeAt(key, moved, out);
@@ -153,6 +156,12 @@ export class ChunkReader {
       verify: 'seal',
       ...out,
     });
+  }
+
+  /** Rarely needed: jobs for the threads travel together only when nothing is awaited before they are given. */
+  async #untilReady(): Promise<void> {
+    const { index } = this.#options;
+    for (let ready = index.ready(); ready !== undefined; ready = index.ready()) await ready;
   }
 
   #locate(key: ContentKey): ChunkLocation {

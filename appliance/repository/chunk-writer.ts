@@ -7,14 +7,13 @@ import { invariant } from '../core/invariant.ts';
 import type { Slab, SlabPool } from './arena.ts';
 import type { ChunkIndex, ChunkLocation } from './chunk-index.ts';
 import type { CodecPool } from './codec-pool.ts';
+import type { EncodedFrames } from './codec-protocol.ts';
 import { FRAME_KIND, type FrameKind, NODE_BYTES } from './format.ts';
 import { FrameCodec } from './frame-codec.ts';
 import { NodeBatcher } from './node-batcher.ts';
 import type { ObjectStore } from './object-store.ts';
 import type { PackEntry } from './pack-format.ts';
 import { type PackReservation, PackWriter } from './pack-writer.ts';
-
-const DIGEST_BYTES = 32;
 
 /** What a writer needs of its repository. */
 export interface ChunkWriterContext {
@@ -25,8 +24,6 @@ export interface ChunkWriterContext {
   readonly frameSlabs: SlabPool;
   /** Where in a plain slab the ids of its contents are put; contents lie in front of it. */
   readonly idsOffset: number;
-  /** Where in a frame slab the digests are put; frames lie in front of it. */
-  readonly digestsOffset: number;
   readonly store: ObjectStore;
   readonly fileSystem: FileSystem;
   readonly index: ChunkIndex;
@@ -215,32 +212,25 @@ export class ChunkWriter implements AsyncDisposable {
     return true;
   }
 
-  async #encode(
-    slab: Slab,
-    batch: Batch,
-    fresh: { readonly ids: Buffer; readonly items: readonly number[] },
-  ): Promise<void> {
-    const { pool, frameSlabs, digestsOffset, idsOffset } = this.#context;
+  async #encode(slab: Slab, batch: Batch, fresh: FreshItems): Promise<void> {
+    const { pool, frameSlabs, idsOffset } = this.#context;
     const out = await frameSlabs.acquire();
     try {
       const bound = fresh.items.length * FrameCodec.frameBound(batch.itemBytes);
       const { pack, reservation } = await this.#reserve(fresh.items.length, bound);
       for (const item of fresh.items) pack.ids.push(keyAt(fresh.ids, item * CONTENT_ID_BYTES));
-      const encode = async (): Promise<EncodedFrames> => {
-        const lengths = await pool.encode({
-          kind: batch.kind,
-          itemBytes: batch.itemBytes,
-          at: slab.offset,
-          idsAt: slab.offset + idsOffset,
-          items: fresh.items,
-          packId: pack.writer.packId,
-          firstFrame: reservation.firstFrame,
-          outAt: out.offset,
-          digestsAt: out.offset + digestsOffset,
-        });
-        return { lengths, entries: this.#entriesOf(out, batch, { ...fresh, lengths }) };
-      };
-      await this.#append(pack, { reservation, out }, encode);
+      const frames = pool.encode({
+        kind: batch.kind,
+        itemBytes: batch.itemBytes,
+        at: slab.offset,
+        idsAt: slab.offset + idsOffset,
+        items: fresh.items,
+        packId: pack.writer.packId,
+        firstFrame: reservation.firstFrame,
+        outAt: out.offset,
+      });
+      const entries = frames.then((encoded) => this.#entriesOf(batch, fresh, encoded));
+      await this.#append(pack, { reservation, out }, entries);
     } finally {
       frameSlabs.release(out);
     }
@@ -249,25 +239,21 @@ export class ChunkWriter implements AsyncDisposable {
   async #append(
     pack: OpenPack,
     { reservation, out }: { readonly reservation: PackReservation; readonly out: Slab },
-    encode: () => Promise<EncodedFrames>,
+    encoding: Promise<PackEntry[]>,
   ): Promise<void> {
-    let encoded: EncodedFrames;
+    let entries: PackEntry[];
     try {
-      encoded = await encode();
+      entries = await encoding;
     } catch (error) {
       pack.writer.cancel(reservation);
       throw error;
     }
-    const frameBytes = encoded.lengths.reduce((sum, length) => sum + length, 0);
-    await pack.writer.append(reservation, out.buffer.subarray(0, frameBytes), encoded.entries);
+    const frameBytes = entries.reduce((sum, entry) => sum + entry.frameBytes, 0);
+    await pack.writer.append(reservation, out.buffer.subarray(0, frameBytes), entries);
     this.stats.storedBytes += frameBytes;
   }
 
-  #entriesOf(
-    out: Slab,
-    batch: Batch,
-    fresh: { readonly ids: Buffer; readonly items: readonly number[]; readonly lengths: readonly number[] },
-  ): PackEntry[] {
+  #entriesOf(batch: Batch, fresh: FreshItems, frames: EncodedFrames): PackEntry[] {
     let offset = 0;
     if (batch.kind === FRAME_KIND.node) this.stats.newNodes += fresh.items.length;
     else {
@@ -275,17 +261,11 @@ export class ChunkWriter implements AsyncDisposable {
       this.stats.newChunkBytes += fresh.items.length * batch.itemBytes;
     }
     return fresh.items.map((item, n) => {
-      const frameBytes = fresh.lengths[n];
-      invariant(frameBytes !== undefined, 'each content has a frame');
-      const digestAt = this.#context.digestsOffset + n * DIGEST_BYTES;
-      const entry = {
-        id: keyAt(fresh.ids, item * CONTENT_ID_BYTES),
-        kind: batch.kind,
-        offset,
-        frameBytes,
-        plainBytes: batch.itemBytes,
-        digest: Buffer.from(out.buffer.subarray(digestAt, digestAt + DIGEST_BYTES)),
-      };
+      const frameBytes = frames.lengths[n];
+      const checksum = frames.checksums[n];
+      invariant(frameBytes !== undefined && checksum !== undefined, 'each content has a frame');
+      const id = keyAt(fresh.ids, item * CONTENT_ID_BYTES);
+      const entry = { id, kind: batch.kind, offset, frameBytes, plainBytes: batch.itemBytes, checksum };
       offset += frameBytes;
       return entry;
     });
@@ -360,9 +340,10 @@ export class ChunkWriter implements AsyncDisposable {
   }
 }
 
-interface EncodedFrames {
-  readonly lengths: readonly number[];
-  readonly entries: readonly PackEntry[];
+/** Contents of a batch that have to be stored: the ids of the whole batch, and the indexes of these. */
+interface FreshItems {
+  readonly ids: Buffer;
+  readonly items: readonly number[];
 }
 
 interface Batch {

@@ -10,6 +10,7 @@ import type {
   CodecRequest,
   CodecWorkerData,
   DecodeJob,
+  EncodedFrames,
   EncodeJob,
   FrameProblem,
   HashJob,
@@ -65,19 +66,18 @@ export class CodecPool {
     await this.#submit({ op: 'hash', ...job }, job.itemBytes * job.count);
   }
 
-  /** Lengths of the frames, in the order of the items. */
-  async encode(job: Omit<EncodeJob, 'op'>): Promise<readonly number[]> {
-    const { lengths } = await this.#submit({ op: 'encode', ...job }, 4 * job.itemBytes * job.items.length);
-    invariant(lengths?.length === job.items.length, 'an encode job answers with a length for each item');
-    return lengths;
+  /** The frames, in the order of the items. */
+  async encode(job: Omit<EncodeJob, 'op'>): Promise<EncodedFrames> {
+    const { frames } = await this.#submit({ op: 'encode', ...job }, 4 * job.itemBytes * job.items.length);
+    invariant(frames?.lengths.length === job.items.length, 'an encode job answers with a frame for each item');
+    return frames;
   }
 
   /** Plain length of the content. */
   async decode(job: Omit<DecodeJob, 'op'>): Promise<number> {
-    const { lengths } = await this.#submit({ op: 'decode', ...job }, 2 * job.outBytes);
-    const length = lengths?.[0];
-    invariant(length !== undefined, 'a decode job answers with one length');
-    return length;
+    const { plainBytes } = await this.#submit({ op: 'decode', ...job }, 2 * job.outBytes);
+    invariant(plainBytes !== undefined, 'a decode job answers with a length');
+    return plainBytes;
   }
 
   /** Reads and decodes frames without keeping their contents; settles with those that did not verify. */

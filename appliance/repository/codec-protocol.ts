@@ -16,7 +16,7 @@ export interface HashJob {
 
 /**
  * Encode the listed contents of a batch as frames, one after another from `outAt`. `items` are indexes into the batch;
- * the frame numbers are consecutive from `firstFrame`. A SHA-256 of each frame goes to `digestsAt`.
+ * the frame numbers are consecutive from `firstFrame`.
  */
 export interface EncodeJob {
   readonly op: 'encode';
@@ -28,7 +28,12 @@ export interface EncodeJob {
   readonly packId: string;
   readonly firstFrame: number;
   readonly outAt: number;
-  readonly digestsAt: number;
+}
+
+/** The frames of an encode job, in its order: their lengths, and the CRC-32 of each as stored. */
+export interface EncodedFrames {
+  readonly lengths: readonly number[];
+  readonly checksums: readonly number[];
 }
 
 /** Read a frame of a pack file and decode it to `outAt` of the arena, or of `target`. The id is a latin1 key. */
@@ -45,13 +50,13 @@ export interface DecodeJob {
   readonly verify: Verification;
 }
 
-/** A stored frame to be verified; id and digest are latin1 keys. */
+/** A stored frame to be verified; the id is a latin1 key. */
 export interface FrameToVerify {
   readonly offset: number;
   readonly frameBytes: number;
   readonly id: string;
-  /** SHA-256 of the stored frame, from the pack's footer; undefined when there is none. */
-  readonly digest: string | undefined;
+  /** CRC-32 of the stored frame, from the pack's footer; undefined when there is none. */
+  readonly checksum: number | undefined;
 }
 
 /** Frames of one pack, in order of offset and close together: they are read in one piece and decoded, and nothing is kept. */
@@ -89,10 +94,13 @@ export interface CodecRequest {
   readonly job: CodecJob;
 }
 
-/** `lengths`: frame lengths of an encode job, the plain length of a decode job. `problems`: of a verify job. */
+/**
+ * `frames`: of an encode job. `plainBytes`: the length of what a decode job put there. `problems`: of a verify job.
+ */
 export interface CodecReply {
   readonly ticket: number;
-  readonly lengths?: readonly number[];
+  readonly frames?: EncodedFrames;
+  readonly plainBytes?: number;
   readonly problems?: readonly FrameProblem[];
   readonly error?: { readonly code: ErrorCode | undefined; readonly message: string };
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createHash, createHmac, createSecretKey, type KeyObject } from 'node:crypto';
+import { createHmac, createSecretKey } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { crc32 } from 'node:zlib';
 import { CONTENT_ID_BYTES, type ContentKey, keyBytes } from '../core/content-id.ts';
 import { ApplianceError, systemErrorCode, toError } from '../core/errors.ts';
 import { parsePackId } from '../core/ids.ts';
@@ -13,6 +14,7 @@ import type {
   CodecRequest,
   CodecWorkerData,
   DecodeJob,
+  EncodedFrames,
   EncodeJob,
   ForgetJob,
   FrameProblem,
@@ -26,7 +28,6 @@ import { derivePackKey } from './keys.ts';
 
 /** Open pack files and derived keys that a worker keeps; the one not used for the longest time goes first. */
 const MAX_OPEN_PACKS = 64;
-const DIGEST_BYTES = 32;
 const WORKER_NICENESS = 5;
 /** Answers that wait for each other at most. */
 const MAX_REPLIES_PER_MESSAGE = 8;
@@ -41,7 +42,7 @@ const frameScratch = Buffer.alloc(FrameCodec.frameBound(MAX_CHUNK_BYTES));
 let spanScratch = Buffer.alloc(0);
 let plainScratch = Buffer.alloc(0);
 const openPacks = new Map<string, number>();
-const packKeys = new Map<string, KeyObject>();
+const packKeys = new Map<string, Buffer>();
 
 function hash(job: HashJob): void {
   const key = job.kind === FRAME_KIND.chunk ? idKeys.chunkId : idKeys.nodeId;
@@ -55,8 +56,9 @@ function hash(job: HashJob): void {
   }
 }
 
-function encode(job: EncodeJob): number[] {
+function encode(job: EncodeJob): EncodedFrames {
   const lengths: number[] = [];
+  const checksums: number[] = [];
   const key = packKey(job.packId);
   let outAt = job.outAt;
   for (const [n, item] of job.items.entries()) {
@@ -68,28 +70,19 @@ function encode(job: EncodeJob): number[] {
       { key, frameIndex: job.firstFrame + n, kind: job.kind },
       arena.subarray(outAt, outAt + FrameCodec.frameBound(job.itemBytes)),
     );
-    createHash('sha256')
-      .update(arena.subarray(outAt, outAt + length))
-      .digest()
-      .copy(arena, job.digestsAt + n * DIGEST_BYTES);
     lengths.push(length);
+    checksums.push(crc32(arena.subarray(outAt, outAt + length)));
     outAt += length;
   }
-  return lengths;
+  return { lengths, checksums };
 }
 
-function decode(job: DecodeJob): number[] {
+function decode(job: DecodeJob): number {
   const frame = frameScratch.subarray(0, job.frameBytes);
   readExactly(job, frame, job.offset);
   const into = Buffer.from(job.target ?? data.arena, job.outAt, job.outBytes);
-  return [
-    codec.decode(
-      frame,
-      keyBytes(job.id as ContentKey),
-      { ...idKeys, pack: packKey(job.packId), verify: job.verify },
-      into,
-    ),
-  ];
+  const keys = { ...idKeys, pack: packKey(job.packId), verify: job.verify };
+  return codec.decode(frame, keyBytes(job.id as ContentKey), keys, into);
 }
 
 function verify(job: VerifyJob): FrameProblem[] {
@@ -115,7 +108,7 @@ function verify(job: VerifyJob): FrameProblem[] {
 }
 
 function verifyFrame(job: VerifyJob, frame: FrameToVerify, stored: Buffer): void {
-  if (frame.digest !== undefined && createHash('sha256').update(stored).digest('binary') !== frame.digest) {
+  if (frame.checksum !== undefined && crc32(stored) !== frame.checksum) {
     throw new ApplianceError('REPOSITORY_CORRUPT', 'the stored frame is not what the footer says');
   }
   const keys = { ...idKeys, pack: packKey(job.packId), verify: 'id' } as const;
@@ -185,7 +178,7 @@ function openPack(job: PackOfJob): number {
   return fd;
 }
 
-function packKey(packId: string): KeyObject | undefined {
+function packKey(packId: string): Buffer | undefined {
   if (!data.isEncrypted) return undefined;
   let key = packKeys.get(packId);
   if (key === undefined) {
@@ -202,9 +195,9 @@ function run(job: CodecJob): Omit<CodecReply, 'ticket'> {
       hash(job);
       return {};
     case 'encode':
-      return { lengths: encode(job) };
+      return { frames: encode(job) };
     case 'decode':
-      return { lengths: decode(job) };
+      return { plainBytes: decode(job) };
     case 'verify':
       return { problems: verify(job) };
     case 'forget':

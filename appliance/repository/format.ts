@@ -26,7 +26,7 @@ export const FRAME_TAG_BYTES = 16;
 
 export const PACK_MAGIC: Buffer = Buffer.from('USPACK\0\x01', 'latin1');
 export const PACK_HEADER_BYTES = 64;
-export const PACK_ENTRY_BYTES = 80;
+export const PACK_ENTRY_BYTES = 52;
 export const PACK_TRAILER_MAGIC: Buffer = Buffer.from('USFOOT\0\x01', 'latin1');
 export const PACK_TRAILER_BYTES = 64;
 /** No pack grows beyond it, its footer included. */

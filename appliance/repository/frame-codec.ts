@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createCipheriv, createDecipheriv, createHmac, type KeyObject } from 'node:crypto';
+import { createHmac, type KeyObject } from 'node:crypto';
 import zstd from 'zstd-napi/binding.js';
+import { AEAD_NONCE_BYTES, type Aead, type SealParameters } from '../core/aead.ts';
 import { CONTENT_ID_BYTES } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
+import { fastestAead } from '../core/fastest-aead.ts';
 import type { Verification } from './codec-protocol.ts';
 import { FRAME_CIPHER, FRAME_CODEC, FRAME_HEADER_BYTES, FRAME_KIND, type FrameKind } from './format.ts';
 import {
@@ -14,13 +16,12 @@ import {
   writeFrameHeader,
 } from './frame.ts';
 
-const NONCE_BYTES = 12;
 /** A content that zstd makes smaller by less than this is kept raw: reading it back is then cheaper. */
 const MIN_GAIN_BYTES = 64;
 
 /** Where a plain content goes: its frame's number in the pack, and the pack's key (undefined: not encrypted). */
 export interface FrameSlot {
-  readonly key: KeyObject | undefined;
+  readonly key: Buffer | undefined;
   readonly frameIndex: number;
   readonly kind: FrameKind;
 }
@@ -32,7 +33,8 @@ export interface FrameSlot {
 export class FrameCodec {
   readonly #compressor = new zstd.CCtx();
   readonly #decompressor = new zstd.DCtx();
-  readonly #nonce = Buffer.alloc(NONCE_BYTES);
+  readonly #aead: Aead = fastestAead();
+  readonly #nonce = Buffer.alloc(AEAD_NONCE_BYTES);
   #scratch = Buffer.alloc(0);
 
   constructor(zstdLevel: number) {
@@ -50,10 +52,10 @@ export class FrameCodec {
    * content's.
    */
   encode(plain: Buffer, id: Buffer, slot: FrameSlot, into: Buffer): number {
-    this.#reserve(plain.length);
-    const compressedBytes = this.#compressor.compress2(this.#scratch, plain);
+    const scratch = this.#room(zstd.compressBound(plain.length));
+    const compressedBytes = this.#compressor.compress2(scratch, plain);
     const isCompressed = compressedBytes + MIN_GAIN_BYTES <= plain.length;
-    const payload = isCompressed ? this.#scratch.subarray(0, compressedBytes) : plain;
+    const payload = isCompressed ? scratch.subarray(0, compressedBytes) : plain;
     id.copy(into, FRAME_ID_OFFSET, 0, CONTENT_ID_BYTES);
     writeFrameHeader(into, {
       kind: slot.kind,
@@ -63,16 +65,12 @@ export class FrameCodec {
       payloadBytes: payload.length,
       frameIndex: slot.frameIndex,
     });
+    const stored = into.subarray(FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + payload.length);
     if (slot.key === undefined) {
-      payload.copy(into, FRAME_HEADER_BYTES);
-      finishFrameHeader(into, undefined);
-    } else {
-      const cipher = createCipheriv('aes-256-gcm', slot.key, this.#nonceOf(slot.frameIndex));
-      cipher.setAAD(frameAdditionalData(into));
-      cipher.update(payload).copy(into, FRAME_HEADER_BYTES);
-      cipher.final();
-      finishFrameHeader(into, cipher.getAuthTag());
-    }
+      payload.copy(stored);
+      frameTag(into).fill(0);
+    } else this.#aead.seal(this.#sealing(into, slot.key, slot.frameIndex), payload, stored);
+    finishFrameHeader(into);
     return FRAME_HEADER_BYTES + payload.length;
   }
 
@@ -88,37 +86,31 @@ export class FrameCodec {
     const id = frame.subarray(FRAME_ID_OFFSET, FRAME_ID_OFFSET + CONTENT_ID_BYTES);
     if (!id.equals(expectedId)) throw corrupt('a frame carries another id than the index says');
     if (header.plainBytes > into.length) throw corrupt('a frame is larger than its place');
-    const stored = frame.subarray(FRAME_HEADER_BYTES);
-    const payload =
-      header.cipher === FRAME_CIPHER.none ? stored : this.#decrypt(frame, stored, keys.pack, header.frameIndex);
-    this.#unpack(payload, header.codec, into.subarray(0, header.plainBytes));
+    const plain = into.subarray(0, header.plainBytes);
+    const isRaw = header.codec === FRAME_CODEC.raw;
+    if (isRaw && header.payloadBytes !== header.plainBytes) throw corrupt('a raw frame has two different lengths');
+    let payload = frame.subarray(FRAME_HEADER_BYTES);
+    if (header.cipher !== FRAME_CIPHER.none) {
+      const opened = isRaw ? plain : this.#room(header.payloadBytes);
+      this.#open(frame, keys.pack, header.frameIndex, opened);
+      payload = opened;
+    } else if (isRaw) payload.copy(plain);
+    if (!isRaw) this.#unpack(payload, plain);
     if (keys.verify === 'seal' && header.cipher !== FRAME_CIPHER.none) return header.plainBytes;
     const idKey = header.kind === FRAME_KIND.chunk ? keys.chunkId : keys.nodeId;
-    const actual = createHmac('sha256', idKey).update(into.subarray(0, header.plainBytes)).digest();
+    const actual = createHmac('sha256', idKey).update(plain).digest();
     if (!actual.equals(expectedId)) throw corrupt('a content does not match its id');
     return header.plainBytes;
   }
 
-  #decrypt(frame: Buffer, stored: Buffer, key: KeyObject | undefined, frameIndex: number): Buffer {
+  #open(frame: Buffer, key: Buffer | undefined, frameIndex: number, into: Buffer): void {
     if (key === undefined) throw corrupt('an encrypted frame in a repository without encryption');
-    const decipher = createDecipheriv('aes-256-gcm', key, this.#nonceOf(frameIndex));
-    decipher.setAAD(frameAdditionalData(frame));
-    decipher.setAuthTag(frameTag(frame));
-    const payload = decipher.update(stored);
-    try {
-      decipher.final();
-    } catch (cause) {
-      throw corrupt('the authentication tag of a frame is wrong', cause);
+    if (!this.#aead.open(this.#sealing(frame, key, frameIndex), frame.subarray(FRAME_HEADER_BYTES), into)) {
+      throw corrupt('the authentication tag of a frame is wrong');
     }
-    return payload;
   }
 
-  #unpack(payload: Buffer, codec: number, into: Buffer): void {
-    if (codec === FRAME_CODEC.raw) {
-      if (payload.length !== into.length) throw corrupt('a raw frame has two different lengths');
-      payload.copy(into);
-      return;
-    }
+  #unpack(payload: Buffer, into: Buffer): void {
     let length: number;
     try {
       length = this.#decompressor.decompress(into, payload);
@@ -128,20 +120,22 @@ export class FrameCodec {
     if (length !== into.length) throw corrupt('a frame is shorter than its header says');
   }
 
-  #nonceOf(frameIndex: number): Buffer {
-    this.#nonce.writeUInt32BE(frameIndex, NONCE_BYTES - 4);
-    return this.#nonce;
+  /** The nonce is the frame's number, unique under the pack's key. */
+  #sealing(frame: Buffer, key: Buffer, frameIndex: number): SealParameters {
+    this.#nonce.writeUInt32BE(frameIndex, AEAD_NONCE_BYTES - 4);
+    return { key, nonce: this.#nonce, additionalData: frameAdditionalData(frame), tag: frameTag(frame) };
   }
 
-  #reserve(plainBytes: number): void {
-    const needed = zstd.compressBound(plainBytes);
-    if (this.#scratch.length < needed) this.#scratch = Buffer.alloc(needed);
+  /** Scratch memory of that many bytes, until the next call. */
+  #room(bytes: number): Buffer {
+    if (this.#scratch.length < bytes) this.#scratch = Buffer.alloc(bytes);
+    return this.#scratch.subarray(0, bytes);
   }
 }
 
 /** The keys of a decode, and how its result is to be verified. `pack` is undefined without encryption. */
 export interface DecodeKeys extends IdKeys {
-  readonly pack: KeyObject | undefined;
+  readonly pack: Buffer | undefined;
   readonly verify: Verification;
 }
 

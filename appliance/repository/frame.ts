@@ -56,10 +56,8 @@ export function writeFrameHeader(into: Buffer, header: FrameHeader): void {
   into.writeUInt32BE(0, OFFSET.reserved);
 }
 
-/** Puts the tag (or none) and the header's checksum; the header is complete afterwards. */
-export function finishFrameHeader(into: Buffer, tag: Buffer | undefined): void {
-  if (tag === undefined) into.fill(0, OFFSET.tag, OFFSET.tag + FRAME_TAG_BYTES);
-  else tag.copy(into, OFFSET.tag);
+/** Puts the header's checksum when everything else of it is there, the tag included. */
+export function finishFrameHeader(into: Buffer): void {
   into.writeUInt32BE(crc32(into.subarray(0, OFFSET.crc)), OFFSET.crc);
   into.writeUInt32BE(0, TAIL_RESERVED);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHmac, createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
+import { AEAD_KEY_BYTES } from '../core/aead.ts';
 import type { PackId } from '../core/ids.ts';
 
 export const MASTER_KEY_BYTES = 32;
@@ -35,10 +36,8 @@ export function deriveKeys(masterKey: Buffer, repositoryId: string, isEncrypted:
  * The AEAD key of one pack. A pack id is 128 random bits and never used again, also not after a failed run, so a key
  * encrypts the frames of one pack only, and the frame's number in it is a nonce that cannot repeat.
  */
-export function derivePackKey(packRoot: Buffer, packId: PackId): KeyObject {
-  return createSecretKey(
-    Buffer.from(hkdfSync('sha256', packRoot, Buffer.from(packId, 'hex'), 'understudy v1 frames', 32)),
-  );
+export function derivePackKey(packRoot: Buffer, packId: PackId): Buffer {
+  return Buffer.from(hkdfSync('sha256', packRoot, Buffer.from(packId, 'hex'), 'understudy v1 frames', AEAD_KEY_BYTES));
 }
 
 /** Content id: HMAC-SHA-256 of the plain content under the key of its kind. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash } from 'node:crypto';
 import { crc32 } from 'node:zlib';
-import { CONTENT_ID_BYTES, type ContentKey, keyAt, keyBytes } from '../core/content-id.ts';
+import { type ContentKey, keyAt, keyBytes } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { PackId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
@@ -19,7 +19,7 @@ import {
   PACK_TRAILER_MAGIC,
 } from './format.ts';
 
-/** One line of a pack's footer: where a frame lies, and the digest that finds a flipped bit without any key. */
+/** One line of a pack's footer: where a frame lies, and the checksum that finds a flipped bit without any key. */
 export interface PackEntry {
   readonly id: ContentKey;
   readonly kind: FrameKind;
@@ -28,8 +28,8 @@ export interface PackEntry {
   /** Header and payload. */
   readonly frameBytes: number;
   readonly plainBytes: number;
-  /** SHA-256 of the stored frame, 32 bytes. */
-  readonly digest: Buffer;
+  /** CRC-32 of the stored frame. */
+  readonly checksum: number;
 }
 
 /** A pack's header: 64 bytes. `docs/formats/repository.md`, "Pack". */
@@ -59,11 +59,11 @@ export function encodePackFooter(packId: PackId, entries: readonly PackEntry[], 
   for (const [i, entry] of entries.entries()) {
     const at = i * PACK_ENTRY_BYTES;
     keyBytes(entry.id).copy(footer, at);
-    entry.digest.copy(footer, at + 32);
-    footer.writeUInt32BE(entry.offset, at + 64);
-    footer.writeUInt32BE(entry.frameBytes, at + 68);
-    footer.writeUInt32BE(entry.plainBytes, at + 72);
-    footer.writeUInt8(entry.kind, at + 76);
+    footer.writeUInt32BE(entry.checksum, at + 32);
+    footer.writeUInt32BE(entry.offset, at + 36);
+    footer.writeUInt32BE(entry.frameBytes, at + 40);
+    footer.writeUInt32BE(entry.plainBytes, at + 44);
+    footer.writeUInt8(entry.kind, at + 48);
   }
   const trailer = footer.subarray(entriesBytes);
   PACK_TRAILER_MAGIC.copy(trailer, 0);
@@ -112,13 +112,13 @@ export function decodePackEntries(entries: Buffer, trailer: PackTrailer, packId:
 }
 
 function decodeEntry(entries: Buffer, at: number, trailer: PackTrailer, packId: PackId): PackEntry {
-  const kind = entries.readUInt8(at + 76);
+  const kind = entries.readUInt8(at + 48);
   const entry = {
     id: keyAt(entries, at),
-    offset: entries.readUInt32BE(at + 64),
-    frameBytes: entries.readUInt32BE(at + 68),
-    plainBytes: entries.readUInt32BE(at + 72),
-    digest: Buffer.from(entries.subarray(at + CONTENT_ID_BYTES, at + 64)),
+    checksum: entries.readUInt32BE(at + 32),
+    offset: entries.readUInt32BE(at + 36),
+    frameBytes: entries.readUInt32BE(at + 40),
+    plainBytes: entries.readUInt32BE(at + 44),
   };
   const isSound =
     entry.offset >= PACK_HEADER_BYTES &&

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createHash } from 'node:crypto';
+
 import { setImmediate as turnOfEventLoop } from 'node:timers/promises';
+import { crc32 } from 'node:zlib';
 import { keyAt } from '../core/content-id.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { isPackId, type PackId } from '../core/ids.ts';
@@ -115,16 +116,13 @@ function frameAt(bytes: Buffer, at: number): PackEntry | undefined {
     const header = readFrameHeader(bytes.subarray(at, at + FRAME_HEADER_BYTES));
     const frameBytes = FRAME_HEADER_BYTES + header.payloadBytes;
     if (at + frameBytes > bytes.length) return undefined;
-    const digest = createHash('sha256')
-      .update(bytes.subarray(at, at + frameBytes))
-      .digest();
     return {
       id: keyAt(bytes, at + FRAME_ID_OFFSET),
       kind: header.kind,
       offset: at,
       frameBytes,
       plainBytes: header.plainBytes,
-      digest,
+      checksum: crc32(bytes.subarray(at, at + frameBytes)),
     };
   } catch (error) {
     if (hasCode(error, 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) return undefined;

@@ -20,7 +20,6 @@ import type { ObjectStore } from './object-store.ts';
 const SLAB_CONTENT_BYTES: number = MIB;
 /** Contents of a slab at most: nodes are the smallest. */
 const MAX_ITEMS_PER_SLAB: number = Math.floor(SLAB_CONTENT_BYTES / NODE_BYTES);
-const DIGEST_BYTES = 32;
 /** zstd's level: 2 costs a tenth more than 1 and stores 3 % less (docs/decisions/0006-chunk-size.md). */
 export const DEFAULT_ZSTD_LEVEL = 2;
 
@@ -87,8 +86,7 @@ export class Repository implements AsyncDisposable {
     this.keys = deriveKeys(parts.masterKey, config.id, config.encryption !== 'none');
     const contentBytes = Math.max(SLAB_CONTENT_BYTES, config.chunkBytes);
     const plainSlabBytes = contentBytes + MAX_ITEMS_PER_SLAB * CONTENT_ID_BYTES;
-    const framesBytes = FrameCodec.frameBound(0) * MAX_ITEMS_PER_SLAB + contentBytes;
-    const frameSlabBytes = framesBytes + MAX_ITEMS_PER_SLAB * DIGEST_BYTES;
+    const frameSlabBytes = FrameCodec.frameBound(0) * MAX_ITEMS_PER_SLAB + contentBytes;
     const arena = new Arena(
       resources.plainSlabs * (plainSlabBytes + 64) +
         resources.frameSlabs * (frameSlabBytes + 64) +
@@ -103,7 +101,6 @@ export class Repository implements AsyncDisposable {
       plainSlabs: new SlabPool(arena, resources.plainSlabs, plainSlabBytes),
       frameSlabs: new SlabPool(arena, resources.frameSlabs, frameSlabBytes),
       idsOffset: contentBytes,
-      digestsOffset: framesBytes,
       store,
       fileSystem: this.fileSystem,
       index,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
+import { createHmac, hkdfSync } from 'node:crypto';
 import { crc32 } from 'node:zlib';
+import { AEAD_NONCE_BYTES, type Aead, type SealParameters } from '../core/aead.ts';
+import { fastestAead } from '../core/fastest-aead.ts';
 import {
   encodeRecordFacts,
   KEY_CHECK_BYTES,
@@ -66,45 +68,39 @@ class GcmCipher implements SegmentCipher {
   readonly isEncrypted = true;
   readonly saltCrc: number;
   readonly keyCheck: Buffer;
-  private readonly key: KeyObject;
+  private readonly key: Buffer;
+  private readonly aead: Aead = fastestAead();
 
   constructor(key: Buffer, saltCrc: number) {
     this.saltCrc = saltCrc;
-    this.key = createSecretKey(key);
+    this.key = key;
     this.keyCheck = createHmac('sha256', key).update(KEY_CHECK_LABEL).digest().subarray(0, KEY_CHECK_BYTES);
-    key.fill(0);
   }
 
   seal(facts: RecordFacts, payload: Buffer, header: Buffer): readonly Buffer[] {
     encodeRecordFacts(facts, payload.length + TAG_BYTES, header);
-    const cipher = createCipheriv('aes-256-gcm', this.key, nonceOf(facts.sequence));
-    cipher.setAAD(header.subarray(0, RECORD_AAD_BYTES));
-    const sealed = cipher.update(payload);
-    cipher.final();
-    const tag = cipher.getAuthTag();
+    const tag = Buffer.alloc(TAG_BYTES);
+    const sealed = Buffer.allocUnsafe(payload.length);
+    this.aead.seal(this.sealing(facts.sequence, header, tag), payload, sealed);
     sealRecordHeader(header, crc32(sealed, crc32(tag)), this.saltCrc);
     return sealed.length === 0 ? [tag] : [tag, sealed];
   }
 
   open(header: RecordHeader, headerBytes: Buffer, stored: Buffer): Buffer | undefined {
-    if (crc32(stored) !== header.payloadCrc) return undefined;
-    const decipher = createDecipheriv('aes-256-gcm', this.key, nonceOf(header.sequence));
-    decipher.setAAD(headerBytes.subarray(0, RECORD_AAD_BYTES));
-    decipher.setAuthTag(stored.subarray(0, TAG_BYTES));
-    const plain = decipher.update(stored.subarray(TAG_BYTES));
-    try {
-      decipher.final();
-      return plain;
-    } catch {
-      // Node's only way to say that the tag does not fit: the record is damaged, which is the answer.
-      return undefined;
-    }
+    if (stored.length < TAG_BYTES || crc32(stored) !== header.payloadCrc) return undefined;
+    const sealing = this.sealing(header.sequence, headerBytes, stored.subarray(0, TAG_BYTES));
+    const plain = Buffer.allocUnsafe(stored.length - TAG_BYTES);
+    return this.aead.open(sealing, stored.subarray(TAG_BYTES), plain) ? plain : undefined;
+  }
+
+  private sealing(sequence: number, header: Buffer, tag: Buffer): SealParameters {
+    return { key: this.key, nonce: nonceOf(sequence), additionalData: header.subarray(0, RECORD_AAD_BYTES), tag };
   }
 }
 
 /** 12 bytes: zeroes and the sequence. */
 function nonceOf(sequence: number): Buffer {
-  const nonce = Buffer.alloc(12);
+  const nonce = Buffer.alloc(AEAD_NONCE_BYTES);
   nonce.writeUInt32BE(Math.floor(sequence / 0x1_0000_0000), 4);
   nonce.writeUInt32BE(sequence % 0x1_0000_0000, 8);
   return nonce;

@@ -20,7 +20,7 @@ function packOf(n: number): PackId {
 }
 
 function entryOf(content: number, offset: number): PackEntry {
-  return { id: idOf(content), kind: 1, offset, frameBytes: 100, plainBytes: 65_536, digest: Buffer.alloc(32) };
+  return { id: idOf(content), kind: 1, offset, frameBytes: 100, plainBytes: 65_536, checksum: 0 };
 }
 
 /** What the catalog must answer, in plain maps. */
