@@ -1,19 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
+import {
+  type LibvirtLayout,
+  MOUNT_NAMESPACE_COMMAND,
+  outsideOf,
+  sessionLayout,
+  systemLayout,
+  USER_NAMESPACE_COMMAND,
+} from './libvirt-layout.ts';
 
 export interface PrivateLibvirtOptions {
   /** Where its files live; a fresh directory below the system's temporary one by default. Keep it short: sockets. */
   readonly directory?: string;
   /** Kept between runs, because libvirt examines every QEMU for seconds the first time. */
   readonly cacheDirectory?: string;
+  /** See `systemLayout`. Only for root; directories that its QEMU is to enter must let it. */
+  readonly isSystem?: boolean;
+  /** More lines of qemu.conf. */
+  readonly qemuConf?: readonly string[];
   /** Also listens for TLS on the loopback address; the files are in PEM format. */
   readonly tls?: {
     readonly port: number;
@@ -28,12 +40,9 @@ const MAX_DIRECTORY_LENGTH = 52;
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 3_000;
 const POLL_MS = 20;
-/** Root becomes Debian's user `daemon` in the namespace: libvirt wants a user that /etc/passwd knows. */
-const NAMESPACE_COMMAND = ['unshare', '--user', '--map-user=1', '--map-group=1'] as const;
-const QEMU_CONF = ['stdio_handler = "file"', 'security_driver = "none"', ''].join('\n');
 
 /**
- * A libvirt daemon of our own, in session mode, with its own sockets, definitions and state below one directory: it shares nothing
+ * A libvirt daemon of our own, in session mode unless asked otherwise, with its own sockets, definitions and state below one directory: it shares nothing
  * with a daemon of the system, needs no systemd and no configuration elsewhere, and any number run side by side. Root gets the
  * session mode in a user namespace in which root is not root; files still belong to root.
  */
@@ -41,25 +50,17 @@ export class PrivateLibvirt implements AsyncDisposable {
   readonly directory: string;
   readonly uri: string;
   readonly logPath: string;
-  readonly #environment: NodeJS.ProcessEnv;
-  readonly #ownsDirectory: boolean;
-  readonly #tls: PrivateLibvirtOptions['tls'];
+  readonly #layout: LibvirtLayout;
+  readonly #options: PrivateLibvirtOptions;
   #daemon: ChildProcess | undefined;
 
   private constructor(directory: string, cacheDirectory: string, options: PrivateLibvirtOptions) {
     this.directory = directory;
     this.logPath = join(directory, 'libvirtd.log');
-    this.uri = `qemu+unix:///session?socket=${join(directory, 'r', 'libvirt', 'libvirt-sock')}`;
-    this.#ownsDirectory = options.directory === undefined;
-    this.#tls = options.tls;
-    this.#environment = {
-      PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`,
-      HOME: directory,
-      XDG_RUNTIME_DIR: join(directory, 'r'),
-      XDG_CONFIG_HOME: join(directory, 'c'),
-      XDG_DATA_HOME: join(directory, 'd'),
-      XDG_CACHE_HOME: cacheDirectory,
-    };
+    const layout = options.isSystem === true ? systemLayout : sessionLayout;
+    this.#layout = layout(directory, cacheDirectory);
+    this.uri = this.#layout.uri;
+    this.#options = options;
   }
 
   /** Throws TOOL_MISSING without libvirtd, TOOL_FAILED when it does not come up (with the end of its log). */
@@ -83,9 +84,10 @@ export class PrivateLibvirt implements AsyncDisposable {
   /** Starts the daemon again after `killDaemon` or `stopDaemon`; it finds the domains that still run. */
   async startDaemon(): Promise<void> {
     const log = openSync(this.logPath, 'a');
-    const [command = '', ...args] = daemonCommand();
-    if (this.#tls !== undefined) args.push('--listen', '--config', join(this.directory, 'c/libvirt/libvirtd.conf'));
-    const daemon = spawn(command, args, { env: this.#environment, stdio: ['ignore', log, log] });
+    const { command: words, configDirectory, environment } = this.#layout;
+    const [command = '', ...args] = words;
+    if (this.#options.tls !== undefined) args.push('--listen', '--config', join(configDirectory, 'libvirtd.conf'));
+    const daemon = spawn(command, args, { env: environment, stdio: ['ignore', log, log] });
     closeSync(log);
     const failed = Promise.withResolvers<never>();
     failed.promise.catch(() => undefined);
@@ -112,9 +114,14 @@ export class PrivateLibvirt implements AsyncDisposable {
     await this.#endDaemon('SIGTERM');
   }
 
+  /** Where a path that the daemon names is for us. */
+  outside(path: string): string {
+    return this.#options.isSystem === true ? outsideOf(this.directory, path) : path;
+  }
+
   /** The process ids of the domains that run, by their pid files. */
   async qemuPids(): Promise<number[]> {
-    const runDirectory = join(this.directory, 'r', 'libvirt', 'qemu', 'run');
+    const runDirectory = this.#layout.pidDirectory;
     if (!existsSync(runDirectory)) return [];
     const pids: number[] = [];
     for (const name of await readdir(runDirectory)) {
@@ -131,7 +138,8 @@ export class PrivateLibvirt implements AsyncDisposable {
     await this.#endDomains();
     await this.stopDaemon();
     await this.#endDomains();
-    if (this.#ownsDirectory) await rm(this.directory, { recursive: true, force: true, maxRetries: 5 });
+    if (this.#options.directory === undefined)
+      await rm(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -152,19 +160,25 @@ export class PrivateLibvirt implements AsyncDisposable {
   }
 
   async #prepare(): Promise<void> {
-    for (const name of ['r', 'c/libvirt', 'd'])
-      await mkdir(join(this.directory, name), { recursive: true, mode: 0o700 });
-    await mkdir(this.#environment['XDG_CACHE_HOME'] ?? '', { recursive: true });
-    await writeFile(join(this.directory, 'c/libvirt/qemu.conf'), QEMU_CONF);
-    if (this.#tls === undefined) return;
-    const { port, authorityPath, certificatePath, keyPath } = this.#tls;
+    const { directories, directoryMode, configDirectory, environment, qemuConf, daemonConf } = this.#layout;
+    if (this.#options.isSystem === true) await chmod(this.directory, directoryMode);
+    for (const path of directories) await mkdir(path, { recursive: true, mode: directoryMode });
+    await mkdir(environment['XDG_CACHE_HOME'] ?? this.directory, { recursive: true });
+    const lines = [...qemuConf, ...(this.#options.qemuConf ?? [])];
+    await writeFile(join(configDirectory, 'qemu.conf'), `${lines.join('\n')}\n`);
+    const settings = [...daemonConf, ...this.#tlsConf()];
+    await writeFile(join(configDirectory, 'libvirtd.conf'), settings.map((line) => `${line}\n`).join(''));
+  }
+
+  #tlsConf(): string[] {
+    if (this.#options.tls === undefined) return [];
+    const { port, authorityPath, certificatePath, keyPath } = this.#options.tls;
     const settings = ['listen_tls = 1', 'listen_tcp = 0', 'listen_addr = "127.0.0.1"', `tls_port = "${port}"`];
-    settings.push(`ca_file = "${authorityPath}"`, `cert_file = "${certificatePath}"`, `key_file = "${keyPath}"`);
-    await writeFile(join(this.directory, 'c/libvirt/libvirtd.conf'), `${settings.join('\n')}\n`);
+    return [...settings, `ca_file = "${authorityPath}"`, `cert_file = "${certificatePath}"`, `key_file = "${keyPath}"`];
   }
 
   async #waitForSocket(daemon: ChildProcess): Promise<void> {
-    const socket = join(this.directory, 'r', 'libvirt', 'libvirt-sock');
+    const socket = this.#layout.socketPath;
     const deadline = systemClock.elapsedMs() + START_TIMEOUT_MS;
     while (systemClock.elapsedMs() < deadline) {
       if (daemon.exitCode !== null || daemon.signalCode !== null) break;
@@ -191,15 +205,21 @@ export class PrivateLibvirt implements AsyncDisposable {
 export function privateLibvirtObstacle(): string | undefined {
   if (spawnSync('libvirtd', ['--version'], { env: withSystemPath() }).status !== 0) return 'libvirtd is not installed';
   if (process.getuid?.() !== 0) return undefined;
-  const [command, ...args] = NAMESPACE_COMMAND;
+  const [command, ...args] = USER_NAMESPACE_COMMAND;
   const probe = spawnSync(command, [...args, 'true'], { env: withSystemPath() });
   if (probe.status === 0) return undefined;
   return `root cannot create a user namespace here: ${probe.stderr?.toString().trim() ?? 'unshare is missing'}`;
 }
 
-function daemonCommand(): string[] {
-  // Session mode is what libvirtd does when it is not root.
-  return process.getuid?.() === 0 ? [...NAMESPACE_COMMAND, 'libvirtd'] : ['libvirtd'];
+/** Why a private libvirt of the system's kind cannot run here, or undefined when it can. */
+export function systemLibvirtObstacle(): string | undefined {
+  if (process.getuid?.() !== 0) return 'only root can start one';
+  if (spawnSync('libvirtd', ['--version'], { env: withSystemPath() }).status !== 0) return 'libvirtd is not installed';
+  if (spawnSync('id', ['libvirt-qemu']).status !== 0) return 'there is no user libvirt-qemu';
+  const [command, ...args] = MOUNT_NAMESPACE_COMMAND;
+  const probe = spawnSync(command, [...args, 'mount', '--bind', '/tmp', '/tmp'], { env: withSystemPath() });
+  if (probe.status === 0) return undefined;
+  return `nothing can be mounted here: ${probe.stderr?.toString().trim() ?? 'unshare is missing'}`;
 }
 
 function withSystemPath(): NodeJS.ProcessEnv {

@@ -85,6 +85,7 @@ export async function startCore(
       catalog,
       nbd,
       clock,
+      runtimeDirectory,
       stateDirectory: state.path,
       connectLibvirt: (uri) => LibvirtConnection.open(uri),
     }),

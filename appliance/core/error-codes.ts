@@ -211,6 +211,11 @@ export const ERROR_CODES = {
     exit: 'unreachable',
     hint: 'libvirtd ended or restarted; open a new connection and look at what became of the job.',
   },
+  QEMU_ACCESS: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'QEMU runs as a user of its own and cannot reach a file of the appliance; see "Permissions" in docs/recovery.md.',
+  },
   LIBVIRT_DENIED: {
     retry: 'after-repair',
     exit: 'unreachable',

@@ -49,6 +49,25 @@ export async function zeroRange(
   });
 }
 
+/** getxattr(2): an extended attribute of a file, or undefined when it has none of that name. At most 4096 bytes. */
+export function getExtendedAttribute(path: string, name: string): Buffer | undefined {
+  const calls = systemCalls();
+  const value = Buffer.alloc(MAX_ATTRIBUTE_BYTES);
+  const length = calls.getxattr(path, name, value, value.length);
+  if (length >= 0) return value.subarray(0, length);
+  const errno = calls.koffi.errno();
+  if (errno === calls.koffi.os.errno['ENODATA']) return undefined;
+  throw failure('getxattr', errno);
+}
+
+/** setxattr(2): throws EOPNOTSUPP when the file system cannot keep it. */
+export function setExtendedAttribute(path: string, name: string, value: Buffer): void {
+  const calls = systemCalls();
+  if (calls.setxattr(path, name, value, value.length, 0) !== 0) throw failure('setxattr', calls.koffi.errno());
+}
+
+const MAX_ATTRIBUTE_BYTES = 4096;
+
 /** flock(2), lseek(2), fallocate(2) on Linux: <sys/file.h>, <unistd.h>, <linux/falloc.h>. */
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -75,6 +94,9 @@ interface SystemCalls {
   readonly flock: (fd: number, operation: number) => number;
   readonly lseek: AsyncCall;
   readonly fallocate: AsyncCall;
+  readonly getxattr: (path: string, name: string, value: Buffer, size: number) => number;
+  /** Path, name, value, its length, flags. */
+  readonly setxattr: (...parameters: [string, string, Buffer, number, number]) => number;
 }
 
 /** Node's own way to load a CommonJS package on first use: processes that need none of this do not pay for it. */
@@ -92,6 +114,10 @@ function systemCalls(): SystemCalls {
       flock: libc.func('int flock(int fd, int operation)'),
       lseek: libc.func('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+      getxattr: libc.func('int64_t getxattr(const char *path, const char *name, void *value, size_t size)'),
+      setxattr: libc.func(
+        'int setxattr(const char *path, const char *name, const void *value, size_t size, int flags)',
+      ),
     };
   }
   return loaded;

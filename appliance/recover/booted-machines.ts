@@ -2,6 +2,8 @@
 import { randomUUID } from 'node:crypto';
 import { ApplianceError, hasCode, toError } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import { isForeign } from '../hypervisor/libvirt/qemu-access.ts';
+import { type QemuOwner, qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { checkIsLocal } from './local-hypervisor.ts';
@@ -224,6 +226,7 @@ export class BootedMachines implements AsyncDisposable {
       machineId,
       keepsIdentity,
       startedAt: new Date(this.#parts.clock.nowMs()).toISOString(),
+      ...(await ownerOf(connection)),
     };
   }
 
@@ -239,7 +242,7 @@ export class BootedMachines implements AsyncDisposable {
     const hasEnded = session.phase === 'running' && ['shut-off', 'crashed', 'gone'].includes(state);
     if (session.phase !== 'kept' && !hasEnded) throw exists(`is booted already (${state})`);
     if (state === 'kept' || state === 'gone') await checkMachineIsNew(connection, session.name, session.machineId);
-    return { ...session, phase: 'resuming' };
+    return { ...session, phase: 'resuming', ...(await ownerOf(connection)) };
   }
 
   /** Stores the session, then makes everything that it needs and starts it; after an error all of it is undone. */
@@ -319,4 +322,9 @@ export class BootedMachines implements AsyncDisposable {
   async #writtenBytes(session: Session): Promise<number> {
     return this.#disks.logBytes(session) ?? (await this.#store.logBytesOf(session));
   }
+}
+
+async function ownerOf(connection: LibvirtConnection): Promise<{ qemuOwner?: QemuOwner }> {
+  const owner = await qemuOwner(connection);
+  return isForeign(owner) ? { qemuOwner: owner } : {};
 }

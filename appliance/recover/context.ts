@@ -27,9 +27,11 @@ export interface RecoverContext {
 export interface RecoverParts {
   readonly repository: Repository;
   readonly catalog: Catalog;
-  /** Serves exports and the disks of booted machines; on a unix socket. */
+  /** Serves exports; on a unix socket that is nobody's but ours. */
   readonly nbd: NbdServer;
   readonly clock: Clock;
+  /** Absolute and short: sockets of booted machines lie there. */
+  readonly runtimeDirectory: string;
   /** Absolute. Write logs live in `sessions/` (booted machines) and `exports/` (thrown away at the end) beneath it. */
   readonly stateDirectory: string;
   /**

@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { storageError } from '../core/file-system.ts';
+import { letQemuConnect } from '../hypervisor/libvirt/qemu-access.ts';
+import { NbdServer } from '../nbd/server/nbd-server.ts';
 import type { RecoverParts } from './context.ts';
 import { Overlay } from './overlay.ts';
 import { exportUri } from './point-exports.ts';
@@ -6,45 +11,63 @@ import type { Session, SessionStore } from './session-store.ts';
 
 const DRAIN_MS = 5_000;
 
-/** The disks of sessions that are served now, under `<machine>/<disk>`: names that come back after every restart. */
+interface Served {
+  readonly overlay: Overlay;
+  readonly server: NbdServer;
+}
+
+/**
+ * The disks of sessions that are served now: each session on a socket of its own, which serves nothing else and which
+ * nobody but its QEMU is let into, under `<machine>/<disk>`. Socket and names come back after every restart.
+ */
 export class SessionDisks {
   readonly #parts: RecoverParts;
   readonly #store: SessionStore;
-  readonly #open = new Map<string, { readonly overlay: Overlay; readonly exportNames: string[] }>();
+  readonly #open = new Map<string, Served>();
 
   constructor(parts: RecoverParts, store: SessionStore) {
     this.#parts = parts;
     this.#store = store;
   }
 
-  /** Serves all disks of a session, as its log left them. Nothing happens when they are served. Errors as `Overlay.open`. */
+  /**
+   * Serves all disks of a session, as its log left them. Nothing happens when they are served.
+   * @throws ApplianceError NOT_SUPPORTED, NBD_LISTEN_FAILED, LOCKED, IO_FAILED, and as `Overlay.open`
+   */
   async open(session: Session): Promise<void> {
     if (this.#open.has(session.id)) return;
-    const { repository, clock, nbd } = this.#parts;
+    const { repository, clock } = this.#parts;
     const { point } = session;
     const directory = this.#store.logDirectoryOf(session);
-    const overlay = await Overlay.open({ repository, clock, point, directory });
-    const served = { overlay, exportNames: [] as string[] };
-    this.#open.set(session.id, served);
-    try {
-      for (const disk of point.disks) {
-        const name = exportNameOf(session, disk.name);
-        nbd.addExport({ name, device: overlay.device(disk), description: `${session.name} ${disk.name}` });
-        served.exportNames.push(name);
-      }
-    } catch (error) {
-      await this.remove(session);
-      throw error;
+    await using undo = new AsyncDisposableStack();
+    const overlay = undo.use(await Overlay.open({ repository, clock, point, directory }));
+    const path = this.socketPathOf(session);
+    const server = undo.use(await NbdServer.listen({ listen: { kind: 'unix', path }, clock }));
+    for (const disk of point.disks) {
+      const name = exportNameOf(session, disk.name);
+      server.addExport({ name, device: overlay.device(disk), description: `${session.name} ${disk.name}` });
     }
+    // Last of all: whoever waits for it finds everything in its place.
+    await letQemuConnect(path, session.qemuOwner);
+    undo.move();
+    this.#open.set(session.id, { overlay, server });
   }
 
   /** Ends the exports of a session and closes its log. Idempotent. */
   async remove(session: Session): Promise<void> {
     const served = this.#open.get(session.id);
-    if (served === undefined) return;
-    for (const name of served.exportNames.splice(0)) await this.#parts.nbd.removeExport(name, { drainMs: DRAIN_MS });
-    await served.overlay.close();
-    this.#open.delete(session.id);
+    if (served !== undefined) await this.#end(session.id, served);
+    const path = this.socketPathOf(session);
+    try {
+      // A killed process leaves it.
+      await rm(path, { force: true });
+    } catch (error) {
+      throw storageError(error, 'remove', path);
+    }
+  }
+
+  socketPathOf(session: Session): string {
+    return join(this.#parts.runtimeDirectory, `boot-${session.id}.sock`);
   }
 
   /** Export names by disk. */
@@ -53,10 +76,10 @@ export class SessionDisks {
   }
 
   uris(session: Session): { readonly disk: string; readonly uri: string }[] {
-    const { address } = this.#parts.nbd;
+    const path = this.socketPathOf(session);
     return session.point.disks.map(({ name: disk }) => ({
       disk,
-      uri: exportUri(address, exportNameOf(session, disk)),
+      uri: exportUri({ kind: 'unix', path }, exportNameOf(session, disk)),
     }));
   }
 
@@ -65,13 +88,15 @@ export class SessionDisks {
     return this.#open.get(session.id)?.overlay.log.sizeBytes;
   }
 
-  /** Closes all logs. The exports stay until the server goes; guests wait for the next start. Idempotent. */
+  /** Ends all exports and closes all logs; guests wait for the next start. Idempotent. */
   async close(): Promise<void> {
-    for (const [id, { overlay, exportNames }] of this.#open) {
-      for (const name of exportNames) await this.#parts.nbd.removeExport(name, { drainMs: DRAIN_MS });
-      await overlay.close();
-      this.#open.delete(id);
-    }
+    for (const [id, served] of this.#open) await this.#end(id, served);
+  }
+
+  async #end(id: string, { overlay, server }: Served): Promise<void> {
+    await server.close({ deadlineMs: DRAIN_MS });
+    await overlay.close();
+    this.#open.delete(id);
   }
 }
 

@@ -6,10 +6,9 @@ import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import { readHostFacts } from '../hypervisor/libvirt/host-facts.ts';
-import { qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
+import { letQemuReach } from '../hypervisor/libvirt/qemu-access.ts';
 import { bootDefinition } from './boot-definition.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
-import { letQemuReach } from './local-hypervisor.ts';
 import { DOMAIN_ATTACHMENT, findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
 import type { SessionDisks } from './session-disks.ts';
 import type { Session, SessionStore } from './session-store.ts';
@@ -35,6 +34,7 @@ const PLAIN_REASONS: readonly ErrorCode[] = [
   'LIBVIRT_CONNECTION_LOST',
   'NO_SPACE',
   'OBJECT_NOT_FOUND',
+  'QEMU_ACCESS',
   'REPOSITORY_CORRUPT',
   'WRITE_LOG_CORRUPT',
 ];
@@ -65,7 +65,7 @@ export async function startSession(start: SessionStart): Promise<readonly string
 export function bootError(name: string, error: unknown): unknown {
   if (hasCode(error, ...PLAIN_REASONS) || !(error instanceof ApplianceError)) return error;
   const hint = DENIED.test(error.message)
-    ? 'QEMU could not reach what it needs. Look for denials of AppArmor or SELinux (`dmesg`, `ausearch`), and let QEMU use the socket of the service.'
+    ? 'QEMU could not reach what it needs. Look for denials of AppArmor or SELinux (`dmesg`, `ausearch`), and let QEMU use the sockets of the service (docs/recovery.md).'
     : undefined;
   return new ApplianceError('BOOT_FAILED', `${name} cannot be started: ${error.message}`, {
     cause: error,
@@ -77,16 +77,13 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
   const { parts, session, disks, connection } = start;
   const { point } = session;
   const definition = await findAttachment(parts.repository, point, DOMAIN_ATTACHMENT);
-  const { address } = parts.nbd;
-  if (definition === undefined || address.kind !== 'unix') {
-    throw new ApplianceError('INTERNAL', 'a boot needs a definition, and an NBD server on a unix socket');
-  }
+  if (definition === undefined) throw new ApplianceError('INTERNAL', 'a boot needs a definition');
+  const socketPath = disks.socketPathOf(session);
   const nvramPath = await restoreNvram(start);
   await letQemuReach({
-    owner: await qemuOwner(connection),
-    socketPath: address.path,
-    ownDirectory: parts.stateDirectory,
-    paths: nvramPath === undefined ? [] : [nvramPath],
+    owner: session.qemuOwner,
+    ownDirectories: [parts.runtimeDirectory, parts.stateDirectory],
+    paths: nvramPath === undefined ? [socketPath] : [socketPath, nvramPath],
   });
   const plan = {
     name: session.name,
@@ -94,7 +91,7 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
     keepsIdentity: session.keepsIdentity,
     keepsNetwork: start.keepsNetwork,
     exports: disks.names(session),
-    socketPath: address.path,
+    socketPath,
     nvramPath,
     point: point.id,
     machine: point.machine.id,

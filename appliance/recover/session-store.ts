@@ -6,6 +6,7 @@ import { makeDirectoryDurably, renameDurably, writeDurably } from '../core/durab
 import { ApplianceError, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import { invariant } from '../core/invariant.ts';
+import type { QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import { removeTree } from './point-exports.ts';
 
@@ -31,6 +32,8 @@ export interface Session {
   readonly machineId: string;
   readonly keepsIdentity: boolean;
   readonly startedAt: string;
+  /** Who its QEMU runs as, when that is another user than ours (`qemu:///system`). */
+  readonly qemuOwner?: QemuOwner;
 }
 
 interface StoredSession extends Session {

@@ -33,6 +33,7 @@ export function partsOf(directory: string, fixture: FixtureRepository, nbd: NbdS
     catalog: fixture.catalog,
     nbd,
     clock: systemClock,
+    runtimeDirectory: directory,
     stateDirectory: directory,
     connectLibvirt: (uri) => LibvirtConnection.open(uri),
   };

@@ -32,6 +32,7 @@ test('the next backup is incremental, and holds exactly what the restore put the
       catalog: rig.fixture.catalog,
       nbd,
       clock: systemClock,
+      runtimeDirectory: directory,
       stateDirectory: directory,
       connectLibvirt: (uri) => LibvirtConnection.open(uri),
     }),

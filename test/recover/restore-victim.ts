@@ -27,6 +27,7 @@ await restoreDisk({
     catalog: fixture.catalog,
     nbd,
     clock: systemClock,
+    runtimeDirectory: directory,
     stateDirectory: directory,
     connectLibvirt: (uri) => LibvirtConnection.open(uri),
   },
