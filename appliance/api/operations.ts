@@ -262,6 +262,8 @@ export interface GcReport {
   readonly liveBytes: number;
   readonly packsDeleted: number;
   readonly packsRewritten: number;
+  /** Packs that are mostly garbage and stay, because there is no room to copy what lives in them. */
+  readonly packsWithoutRoom: number;
   readonly freedBytes: number;
   /** Deleted points that are still within the grace period. */
   readonly pointsInGrace: number;

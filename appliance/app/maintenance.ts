@@ -51,9 +51,23 @@ export async function collectGarbage(
   if (result.clockDoubt !== 'none') {
     context.onNotice('the clock is not trusted: deleted points were kept although their grace period seems to be over');
   }
-  const { liveBytes, packsDeleted, packsRewritten, freedBytes, pointsInGrace, pointsPurged } = result;
+  const { liveBytes, packsDeleted, packsRewritten, packsWithoutRoom, freedBytes, pointsInGrace, pointsPurged } = result;
+  if (packsWithoutRoom > 0) {
+    context.onNotice(
+      `there is no room to rewrite ${packsWithoutRoom} packs that are mostly garbage; collect again when there is`,
+    );
+  }
   const durationMs = Math.round(clock.elapsedMs() - startedMs);
-  return { liveBytes, packsDeleted, packsRewritten, freedBytes, pointsInGrace, pointsPurged, durationMs };
+  return {
+    liveBytes,
+    packsDeleted,
+    packsRewritten,
+    packsWithoutRoom,
+    freedBytes,
+    pointsInGrace,
+    pointsPurged,
+    durationMs,
+  };
 }
 
 /** Looks for damage; errors as `repository/scrub.ts`. What is found is in the report, not thrown. */

@@ -1,25 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readdir } from 'node:fs/promises';
-import { Level } from 'level';
 import { type ContentKey, keyAt, keyBytes } from '../core/content-id.ts';
-import { systemErrorCode } from '../core/errors.ts';
-import { storageError } from '../core/file-system.ts';
 import type { PackId, PointId } from '../core/ids.ts';
 import type { ChunkLocation, Damage, ManagedIndex, PackInfo } from '../repository/chunk-index.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { PackEntry } from '../repository/pack-format.ts';
 import { binaryKey, PREFIX, type Prefix, rangeOf, textKey } from './keys.ts';
-import { guard, guardEach, guardSync, openError } from './level-errors.ts';
-import { catalogDamaged, decodeLocation, decodeRecord, encodeLocation, encodeRecord } from './records.ts';
+import { type Change, LevelStore } from './level-store.ts';
+import { decodeLocation, decodeRecord, encodeLocation, encodeRecord } from './records.ts';
 
 /** Deletions of one batch; keeps a batch small beside what LevelDB buffers. */
 const BATCH_ENTRIES = 10_000;
-const WRITE_BUFFER_BYTES: number = 8 * 1024 * 1024;
-const BLOCK_CACHE_BYTES: number = 32 * 1024 * 1024;
-/** Names of LevelDB's files; with one of them there was a database here. */
-const LEVELDB_FILE = /^(MANIFEST-\d+|\d+\.(log|ldb|sst))$/;
-
-type Batch = ReturnType<Level<Buffer, Buffer>['batch']>;
 
 /** What the repository holds, from the packs' sums. */
 export interface StorageTotals {
@@ -41,28 +31,17 @@ export type RecordPrefix = 'session/' | 'meta/' | 'run/';
  * a caller relies on after the call is written with `sync`.
  */
 export class Catalog implements ManagedIndex, AsyncDisposable {
-  readonly #db: Level<Buffer, Buffer>;
+  readonly #db: LevelStore;
   readonly #packs = new Map<PackId, PackInfo>();
   readonly #damages = new Map<ContentKey, Damage>();
 
-  private constructor(db: Level<Buffer, Buffer>) {
+  private constructor(db: LevelStore) {
     this.#db = db;
   }
 
   /** @throws ApplianceError LOCKED when another process has it open, CATALOG_DAMAGED */
   static async open(directory: string): Promise<Catalog> {
-    await refuseWithoutCurrent(directory);
-    const db = new Level<Buffer, Buffer>(directory, {
-      keyEncoding: 'buffer',
-      valueEncoding: 'buffer',
-      writeBufferSize: WRITE_BUFFER_BYTES,
-      cacheSize: BLOCK_CACHE_BYTES,
-    });
-    try {
-      await db.open();
-    } catch (error) {
-      throw openError(error, directory);
-    }
+    const db = await LevelStore.open(directory);
     const catalog = new Catalog(db);
     try {
       await catalog.#load();
@@ -75,45 +54,55 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   async findMany(ids: readonly ContentKey[]): Promise<readonly (ChunkLocation | undefined)[]> {
     if (ids.length === 0) return [];
-    const values = await guard(this.#db.getMany(ids.map((id) => binaryKey(PREFIX.chunk, keyBytes(id)))));
+    const values = await this.#db.getMany(ids.map((id) => binaryKey(PREFIX.chunk, keyBytes(id))));
     return ids.map((id, n) => this.#known(id, values[n]));
   }
 
+  ready(): Promise<void> | undefined {
+    return this.#db.ready();
+  }
+
   find(id: ContentKey): ChunkLocation | undefined {
-    const value = guardSync(() => this.#db.getSync(binaryKey(PREFIX.chunk, keyBytes(id))));
+    const value = this.#db.getSync(binaryKey(PREFIX.chunk, keyBytes(id)));
     return this.#known(id, value) ?? this.#damagedPlace(id);
   }
 
   async addPack(packId: PackId, info: PackInfo, entries: readonly PackEntry[]): Promise<void> {
-    const batch = this.#batch();
+    const changes: Change[] = [];
     const healed: ContentKey[] = [];
     for (const entry of entries) {
       const damage = this.#damages.get(entry.id);
       if (damage !== undefined) {
         if (damage.packId === packId && damage.offset === entry.offset) continue;
         healed.push(entry.id);
-        batch.del(binaryKey(PREFIX.damage, keyBytes(entry.id)));
+        changes.push(del(binaryKey(PREFIX.damage, keyBytes(entry.id))));
       }
-      batch.put(binaryKey(PREFIX.chunk, keyBytes(entry.id)), encodeLocation(entry.id, { packId, ...entry }));
+      changes.push(put(binaryKey(PREFIX.chunk, keyBytes(entry.id)), encodeLocation(entry.id, { packId, ...entry })));
     }
     const key = textKey(PREFIX.pack, packId);
-    batch.put(key, encodeRecord(key, info));
-    await guard(batch.write({ sync: true }));
+    changes.push(put(key, encodeRecord(key, info)));
+    await this.#db.write(changes);
     this.#packs.set(packId, info);
     for (const id of healed) this.#damages.delete(id);
   }
 
   async removePack(packId: PackId, ids: readonly ContentKey[]): Promise<void> {
     const locations = await this.findMany(ids);
-    const batch = this.#batch();
+    const changes: Change[] = [];
     for (const [n, id] of ids.entries()) {
-      if (locations[n]?.packId === packId) batch.del(binaryKey(PREFIX.chunk, keyBytes(id)));
+      if (locations[n]?.packId === packId) changes.push(del(binaryKey(PREFIX.chunk, keyBytes(id))));
     }
     const damaged = [...this.#damages].filter(([, damage]) => damage.packId === packId).map(([id]) => id);
-    for (const id of damaged) batch.del(binaryKey(PREFIX.damage, keyBytes(id)));
-    batch.del(textKey(PREFIX.pack, packId));
+    for (const id of damaged) changes.push(del(binaryKey(PREFIX.damage, keyBytes(id))));
+    changes.push(del(textKey(PREFIX.pack, packId)));
+    const info = this.#packs.get(packId);
     this.#packs.delete(packId);
-    await guard(batch.write({ sync: true }));
+    try {
+      await this.#db.write(changes);
+    } catch (error) {
+      if (info !== undefined) this.#packs.set(packId, info);
+      throw error;
+    }
     for (const id of damaged) this.#damages.delete(id);
   }
 
@@ -134,14 +123,14 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   /** Lists a point. */
   async putPoint(point: RecoveryPoint): Promise<void> {
-    const batch = this.#batch();
-    this.#put(batch, PREFIX.point, point.id, point);
-    batch.del(textKey(PREFIX.lost, point.id));
-    await guard(batch.write({ sync: true }));
+    const changes: Change[] = [];
+    this.#put(changes, PREFIX.point, point.id, point);
+    changes.push(del(textKey(PREFIX.lost, point.id)));
+    await this.#db.write(changes);
   }
 
   async deletePoint(id: string): Promise<void> {
-    await guard(this.#db.del(textKey(PREFIX.point, id), { sync: true }));
+    await this.#db.write([del(textKey(PREFIX.point, id))]);
   }
 
   /** Every listed point, in no particular order. */
@@ -151,10 +140,10 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   /** Takes a point off the list because its manifest disappeared; what it named is kept from garbage collection. */
   async losePoint(point: RecoveryPoint): Promise<void> {
-    const batch = this.#batch();
-    this.#put(batch, PREFIX.lost, point.id, point);
-    batch.del(textKey(PREFIX.point, point.id));
-    await guard(batch.write({ sync: true }));
+    const changes: Change[] = [];
+    this.#put(changes, PREFIX.lost, point.id, point);
+    changes.push(del(textKey(PREFIX.point, point.id)));
+    await this.#db.write(changes);
   }
 
   async lostPoints(): Promise<RecoveryPoint[]> {
@@ -163,7 +152,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   /** The operator's decision that a lost point does not come back. */
   async forgetLostPoint(id: PointId): Promise<void> {
-    await guard(this.#db.del(textKey(PREFIX.lost, id), { sync: true }));
+    await this.#db.write([del(textKey(PREFIX.lost, id))]);
   }
 
   damages(): Map<ContentKey, Damage> {
@@ -175,42 +164,42 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     if (location === undefined) return;
     const damage: Damage = { ...location, what };
     const key = binaryKey(PREFIX.damage, keyBytes(id));
-    const batch = this.#batch();
-    batch.put(key, encodeRecord(key, damage));
-    batch.del(binaryKey(PREFIX.chunk, keyBytes(id)));
-    await guard(batch.write({ sync: true }));
+    const changes: Change[] = [];
+    changes.push(put(key, encodeRecord(key, damage)));
+    changes.push(del(binaryKey(PREFIX.chunk, keyBytes(id))));
+    await this.#db.write(changes);
     this.#damages.set(id, damage);
   }
 
   async clearDamage(id: ContentKey): Promise<void> {
     const damage = this.#damages.get(id);
     if (damage === undefined) return;
-    const batch = this.#batch();
-    batch.put(binaryKey(PREFIX.chunk, keyBytes(id)), encodeLocation(id, damage));
-    batch.del(binaryKey(PREFIX.damage, keyBytes(id)));
-    await guard(batch.write({ sync: true }));
+    const changes: Change[] = [];
+    changes.push(put(binaryKey(PREFIX.chunk, keyBytes(id)), encodeLocation(id, damage)));
+    changes.push(del(binaryKey(PREFIX.damage, keyBytes(id))));
+    await this.#db.write(changes);
     this.#damages.delete(id);
   }
 
   async purgeDangling(): Promise<ContentKey[]> {
     const gone: ContentKey[] = [];
-    let batch = this.#batch();
-    for await (const [key, value] of guardEach(() => this.#db.iterator(rangeOf(PREFIX.chunk)))) {
+    await this.#db.each(rangeOf(PREFIX.chunk), (key, value) => {
       const id = keyAt(key, PREFIX.chunk.length);
-      if (this.#packs.has(decodeLocation(id, value).packId)) continue;
-      gone.push(id);
-      batch.del(key);
-      if (batch.length < BATCH_ENTRIES) continue;
-      await guard(batch.write());
-      batch = this.#batch();
+      if (!this.#packs.has(decodeLocation(id, value).packId)) gone.push(id);
+    });
+    for (let at = 0; at < gone.length; at += BATCH_ENTRIES) {
+      const ids = gone.slice(at, at + BATCH_ENTRIES);
+      await this.#db.write(
+        ids.map((id) => del(binaryKey(PREFIX.chunk, keyBytes(id)))),
+        at + BATCH_ENTRIES >= gone.length,
+      );
     }
-    await guard(batch.write({ sync: true }));
     return gone;
   }
 
   async note(name: string): Promise<unknown> {
     const key = textKey(PREFIX.meta, name);
-    const value = await guard(this.#db.get(key));
+    const value = await this.#db.get(key);
     return value === undefined ? undefined : decodeRecord(key, value);
   }
 
@@ -221,11 +210,11 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   /** A small JSON value of the appliance itself, durable when settled. */
   async putRecord(prefix: RecordPrefix, name: string, value: unknown): Promise<void> {
     const key = textKey(prefix, name);
-    await guard(this.#db.put(key, encodeRecord(key, value), { sync: true }));
+    await this.#db.write([put(key, encodeRecord(key, value))]);
   }
 
   async deleteRecord(prefix: RecordPrefix, name: string): Promise<void> {
-    await guard(this.#db.del(textKey(prefix, name), { sync: true }));
+    await this.#db.write([del(textKey(prefix, name))]);
   }
 
   /** Everything under a prefix, by name. The values are whatever was put. */
@@ -243,26 +232,22 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   async #load(): Promise<void> {
     for (const [id, info] of await this.#all<PackInfo>(PREFIX.pack)) this.#packs.set(id as PackId, info);
-    for await (const [key, value] of guardEach(() => this.#db.iterator(rangeOf(PREFIX.damage)))) {
+    await this.#db.each(rangeOf(PREFIX.damage), (key, value) => {
       this.#damages.set(keyAt(key, PREFIX.damage.length), decodeRecord<Damage>(key, value));
-    }
+    });
   }
 
   async #all<T>(prefix: Prefix): Promise<Map<string, T>> {
     const found = new Map<string, T>();
-    for await (const [key, value] of guardEach(() => this.#db.iterator(rangeOf(prefix)))) {
+    await this.#db.each(rangeOf(prefix), (key, value) => {
       found.set(key.toString('utf8', prefix.length), decodeRecord<T>(key, value));
-    }
+    });
     return found;
   }
 
-  #batch(): Batch {
-    return guardSync(() => this.#db.batch());
-  }
-
-  #put(batch: Batch, prefix: Prefix, name: string, value: unknown): void {
+  #put(changes: Change[], prefix: Prefix, name: string, value: unknown): void {
     const key = textKey(prefix, name);
-    batch.put(key, encodeRecord(key, value));
+    changes.push(put(key, encodeRecord(key, value)));
   }
 
   #known(id: ContentKey, value: Buffer | undefined): ChunkLocation | undefined {
@@ -277,16 +262,10 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   }
 }
 
-/** LevelDB would quietly begin anew in a directory whose file CURRENT was lost. */
-async function refuseWithoutCurrent(directory: string): Promise<void> {
-  let names: string[];
-  try {
-    names = await readdir(directory);
-  } catch (error) {
-    if (systemErrorCode(error) === 'ENOENT') return;
-    throw storageError(error, 'list', directory);
-  }
-  if (!names.includes('CURRENT') && names.some((name) => LEVELDB_FILE.test(name))) {
-    throw catalogDamaged(`its file CURRENT is missing from ${directory}`);
-  }
+function put(key: Buffer, value: Buffer): Change {
+  return { type: 'put', key, value };
+}
+
+function del(key: Buffer): Change {
+  return { type: 'del', key };
 }

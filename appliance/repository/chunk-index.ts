@@ -32,6 +32,8 @@ export interface ChunkIndex {
    * then stores it anew.
    */
   findMany(ids: readonly ContentKey[]): Promise<readonly (ChunkLocation | undefined)[]>;
+  /** Undefined when `find` answers at once; otherwise settles when it does: the index is being opened again. */
+  ready(): Promise<void> | undefined;
   /** The place to read one key from, at once. For a damaged content without a good copy: the damaged place. */
   find(id: ContentKey): ChunkLocation | undefined;
   /**

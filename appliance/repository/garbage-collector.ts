@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Clock } from '../core/clock.ts';
 import { CONTENT_ID_BYTES, keyBytes } from '../core/content-id.ts';
-import { ApplianceError } from '../core/errors.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { PackId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
 import type { ManagedIndex, PackInfo } from './chunk-index.ts';
@@ -50,6 +50,8 @@ export interface CollectResult {
   readonly markBytes: number;
   readonly packsDeleted: number;
   readonly packsRewritten: number;
+  /** Packs that are mostly garbage and stay, because there is no room to copy what lives in them. */
+  readonly packsWithoutRoom: number;
   /** Bytes of removed packs minus those of packs that their contents were copied to. */
   readonly freedBytes: number;
   /** Live bytes in all packs that were surveyed. */
@@ -68,7 +70,8 @@ export interface CollectResult {
  * Order: mark from every root, survey every pack, and only when all of that was read without an error: purge the
  * expired points, remove packs without live frames, then copy the live frames out of packs that are mostly garbage and
  * remove those. A pack leaves the index before its file goes; a crash in between leaves a file that the next
- * `reconcile` indexes again. Damaged packs are never removed.
+ * `reconcile` indexes again. Damaged packs are never removed. Copying needs room: without it, packs are rewritten one at a
+ * time, each making room for the next, and those that do not fit are counted and stay.
  *
  * Marks take about 16 bytes for each chunk and 32 for each node that is reachable: 0.3 GB for 1 TiB of unique data.
  * @throws ApplianceError LOCKED (a collection is running), REPOSITORY_CORRUPT, CHUNK_MISSING, IO_FAILED, NO_SPACE, ABORTED
@@ -93,6 +96,7 @@ class Collection {
   readonly #marked: Marked = { nodes: new IdSet(16), chunks: new IdSet(8) };
   #packsDeleted = 0;
   #packsRewritten = 0;
+  #packsWithoutRoom = 0;
   #freedBytes = 0;
   #keptGarbageBytes = 0;
 
@@ -123,6 +127,7 @@ class Collection {
       markBytes: this.#marked.nodes.memoryBytes + this.#marked.chunks.memoryBytes,
       packsDeleted: this.#packsDeleted,
       packsRewritten: this.#packsRewritten,
+      packsWithoutRoom: this.#packsWithoutRoom,
       freedBytes: this.#freedBytes,
       liveBytes: surveyed.reduce((sum, pack) => sum + pack.liveBytes, 0),
       keptGarbageBytes: this.#keptGarbageBytes,
@@ -218,38 +223,77 @@ class Collection {
       batchBytes += pack.liveBytes;
       if (batchBytes < COMPACTION_BATCH_BYTES && n < packs.length - 1) continue;
       this.#throwIfAborted();
-      await this.#rewriteBatch(batch);
+      const left = await this.#rewriteBatch(batch);
+      if (left.length > 0) return this.#rewriteSingly([...left, ...packs.slice(n + 1)]);
       this.#report('rewrite', n + 1, packs.length);
       batch = [];
       batchBytes = 0;
     }
   }
 
-  /** All old packs of a batch stay until their live frames are durable, and found, elsewhere. */
-  async #rewriteBatch(packs: readonly SurveyedPack[]): Promise<void> {
+  /** Least to copy first: what that frees may be what the next one lacks. */
+  async #rewriteSingly(packs: readonly SurveyedPack[]): Promise<void> {
+    const sorted = packs.toSorted((a, b) => a.liveBytes - b.liveBytes);
+    for (const [n, pack] of sorted.entries()) {
+      this.#throwIfAborted();
+      const left = await this.#rewriteBatch([pack]);
+      if (left.length > 0) {
+        this.#packsWithoutRoom = sorted.length - n;
+        for (const { deadBytes } of sorted.slice(n)) this.#keptGarbageBytes += deadBytes;
+        return;
+      }
+      this.#report('rewrite', n + 1, sorted.length);
+    }
+  }
+
+  /**
+   * All old packs of a batch stay until their live frames are durable, and found, elsewhere. Settles with the packs that
+   * stay for want of room, which could be tried again.
+   */
+  async #rewriteBatch(packs: readonly SurveyedPack[]): Promise<readonly SurveyedPack[]> {
     await using writer = this.#repository.openWriter();
+    const left = new Set(packs);
+    try {
+      for (const { pack, divided } of await this.#copyLive(left, writer)) {
+        await this.#removeCopied(pack, divided);
+        left.delete(pack);
+        this.#packsRewritten += 1;
+      }
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE')) throw error;
+    } finally {
+      await this.#countWritten(writer);
+    }
+    return [...left];
+  }
+
+  /** Makes what lives in the packs durable elsewhere; packs that must stay as they are leave the set. */
+  async #copyLive(
+    packs: Set<SurveyedPack>,
+    writer: ChunkWriter,
+  ): Promise<readonly { readonly pack: SurveyedPack; readonly divided: DividedPack }[]> {
     const compactor = new PackCompactor(this.#repository, this.#index, writer);
     const copied: { readonly pack: SurveyedPack; readonly divided: DividedPack }[] = [];
-    const doomed: SurveyedPack[] = [];
     try {
       for (const pack of packs) {
-        if (!this.#doom(pack)) continue;
-        doomed.push(pack);
+        if (!this.#doom(pack)) {
+          packs.delete(pack);
+          continue;
+        }
         const divided = await this.#divide(pack);
         const isCopied = divided.untouchable === undefined && (await compactor.copy(pack.packId, divided.live));
         if (isCopied) copied.push({ pack, divided });
-        else this.#spare(pack);
+        else {
+          this.#spare(pack);
+          packs.delete(pack);
+        }
       }
       await writer.seal();
+      return copied;
     } catch (error) {
-      for (const pack of doomed) this.#spare(pack);
+      for (const { packId } of packs) this.#repository.doomedPacks.delete(packId);
       throw error;
     }
-    for (const { pack, divided } of copied) {
-      await this.#removeCopied(pack, divided);
-      this.#packsRewritten += 1;
-    }
-    await this.#countWritten(writer);
   }
 
   async #removeCopied(pack: SurveyedPack, { live, dead }: DividedPack): Promise<void> {

@@ -142,3 +142,31 @@ test('the disk of the state directory is full in mid-backup: no half point, and 
   assertSameBytes(await appliance.restored(next.point), content, 'the next point');
   assert.equal((await appliance.ask<CheckReport>('check', '--read-data')).ok, true);
 });
+
+test('a service whose catalog had no room goes on as it is when there is some again', async (t) => {
+  const scene = await makeScene(t, 'state', 32 * MIB);
+  const { appliance, room, renew, backupWords } = scene;
+  const service = await appliance.serve();
+  const points = new Map<string, Buffer>();
+  const first = await renew();
+  points.set((await appliance.ask<BackupReport>(...backupWords)).point, first);
+  for (let round = 0; round < 3; round++) {
+    await room.fill();
+    // Until the pages that LevelDB's log has are full, there may be room for a point or two.
+    for (;;) {
+      const content = await renew();
+      const result = await appliance.run(...backupWords, '--json');
+      if (result.exitCode === EXIT_CODES.noSpace) break;
+      points.set((JSON.parse(result.stdout) as BackupReport).point, content);
+    }
+    await assertPoints(appliance, points);
+    await room.release();
+    const content = await renew();
+    points.set((await appliance.ask<BackupReport>(...backupWords)).point, content);
+  }
+  await assertPoints(appliance, points);
+  assert.equal((await appliance.ask<CheckReport>('check', '--read-data')).ok, true);
+  service.kill('SIGTERM');
+  assert.equal((await service.result).exitCode, 0, service.stderr);
+  await assertPoints(appliance, points);
+});

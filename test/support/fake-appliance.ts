@@ -244,6 +244,7 @@ export const fakeResults: {
     liveBytes: 2.1 * GIB,
     packsDeleted: 3,
     packsRewritten: 1,
+    packsWithoutRoom: 0,
     freedBytes: 300 * MIB,
     pointsInGrace: 2,
     pointsPurged: 1,

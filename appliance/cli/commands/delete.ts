@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
 import type { GcReport } from '../../api/operations.ts';
+import { EXIT_CODES } from '../../core/error-codes.ts';
 import { confirmByName } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
@@ -43,7 +44,9 @@ export function addDelete(program: Command, cli: CliRun): void {
     summary: 'free the space of what was deleted',
     description:
       'Frees the space of deleted recovery points whose grace period is over, and of interrupted backups. With --now ' +
-      'also that of points within the grace period, which `undelete` cannot bring back then.',
+      'also that of points within the grace period, which `undelete` cannot bring back then. Packs that are mostly ' +
+      'garbage are rewritten, which needs room: on a full disk those that do not fit stay, and are counted. The exit code is ' +
+      '8 when nothing could be freed for that reason.',
     examples: [
       ['understudy gc', 'what is due'],
       ['understudy gc --now', 'everything that was deleted'],
@@ -88,7 +91,9 @@ async function undelete(run: CommandRun, [point = '']: readonly string[]): Promi
 
 async function gc(run: CommandRun, _args: readonly string[], { now }: { readonly now?: boolean }): Promise<Outcome> {
   const report = await run.call('gc', defined({ now }));
-  return { value: report, text: renderGc(report) };
+  // Nothing to collect is done; something, and no room to do it, is not.
+  const isStuck = report.packsWithoutRoom > 0 && report.freedBytes <= 0;
+  return { value: report, text: renderGc(report), exitCode: isStuck ? EXIT_CODES.noSpace : EXIT_CODES.ok };
 }
 
 function renderGc(report: GcReport): string {
@@ -99,5 +104,9 @@ function renderGc(report: GcReport): string {
       ? ''
       : `${count(report.pointsInGrace, 'deleted point')} can still be brought back; \`understudy gc --now\` frees them.\n`;
   const head = `Freed ${formatBytes(report.freedBytes)} in ${formatDuration(report.durationMs)}: ${packs}${purged}.`;
-  return `${head}\n${formatBytes(report.liveBytes)} are in use.\n${grace}`;
+  const stuck =
+    report.packsWithoutRoom === 0
+      ? ''
+      : `${count(report.packsWithoutRoom, 'pack')} with garbage could not be rewritten for want of room; run \`understudy gc\` again when there is some.\n`;
+  return `${head}\n${formatBytes(report.liveBytes)} are in use.\n${stuck}${grace}`;
 }
