@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { ApplianceError, hasCode, systemErrorCode } from '../core/errors.ts';
-import { findService, RemoteAppliance } from './control-client.ts';
 import { programVersion } from './control-protocol.ts';
+import { controlSocketPath } from './control-socket.ts';
 import type { Appliance } from './operations.ts';
 
 /** A short command lets go of the state directory within this time; a longer one is reported. */
@@ -59,6 +59,9 @@ export async function connectAppliance(options: ConnectOptions): Promise<Applian
 export async function connectService(
   options: Pick<ConnectOptions, 'stateDirectory' | 'onNotice'>,
 ): Promise<ApplianceConnection | undefined> {
+  if (!mayListen(options.stateDirectory)) return undefined;
+  // Loaded when there is somebody to speak HTTP with: most commands work alone.
+  const { findService, RemoteAppliance } = await import('./control-client.ts');
   const health = await findService(options.stateDirectory);
   if (health === undefined) return undefined;
   const version = programVersion();
@@ -72,6 +75,16 @@ export async function connectService(
     exportEnded: (id) => appliance.exportEnded(id),
     [Symbol.asyncDispose]: () => appliance[Symbol.asyncDispose](),
   };
+}
+
+/** Without a socket nobody listens. What is wrong with one is for `findService` to say. */
+function mayListen(stateDirectory: string): boolean {
+  try {
+    return statSync(controlSocketPath(stateDirectory), { throwIfNoEntry: false }) !== undefined;
+  } catch (error) {
+    if (systemErrorCode(error) === undefined) throw error;
+    return true;
+  }
 }
 
 /** Waits, or throws ABORTED. */

@@ -16,7 +16,7 @@ export interface StateFile {
   readonly repository: string;
 }
 
-const isState = new Ajv().compile<StateFile>({
+const isState = new Ajv({ validateSchema: false }).compile<StateFile>({
   type: 'object',
   required: ['version', 'repositoryId', 'repository'],
   properties: { version: { const: 1 }, repositoryId: { type: 'string' }, repository: { type: 'string' } },

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import { isAbsolute, resolve } from 'node:path';
-import { type ApplianceConnection, connectAppliance } from '../api/connect-appliance.ts';
+import type { ApplianceConnection } from '../api/connect-appliance.ts';
 import type { Appliance, OperationContext, OperationName } from '../api/operations.ts';
-import { checkParams, type OperationParams, type OperationResult } from '../api/schemas.ts';
+import type { OperationParams, OperationResult } from '../api/schemas.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import type { CliDependencies } from './dependencies.ts';
 import { plain } from './format.ts';
 import type { CliIo } from './io.ts';
 import { ProgressDisplay } from './progress-display.ts';
-import { startService } from './start-service.ts';
 import { stateDirectory } from './state-directory.ts';
 import { type Paint, paintFor } from './style.ts';
 
@@ -44,7 +43,10 @@ export interface CommandRunOptions {
   readonly signal: AbortSignal;
 }
 
-/** One run of one command: its output, its interruption, its way to the appliance. */
+/**
+ * One run of one command: its output, its interruption, its way to the appliance. What speaks to the service and checks
+ * parameters is loaded when it is needed: help and errors in the command line do without.
+ */
 export class CommandRun implements AsyncDisposable {
   readonly io: CliIo;
   readonly dependencies: CliDependencies;
@@ -88,7 +90,7 @@ export class CommandRun implements AsyncDisposable {
 
   /** One operation, by the service or in this process; its parameters are checked first. */
   async call<Name extends OperationName>(name: Name, params: OperationParams<Name>): Promise<OperationResult<Name>> {
-    const checked = checkParams(name, params);
+    const checked = await checkedParams(name, params);
     const { appliance } = await this.connected();
     return this.callOn(appliance, name, checked);
   }
@@ -98,12 +100,13 @@ export class CommandRun implements AsyncDisposable {
     name: Name,
     params: OperationParams<Name>,
   ): Promise<OperationResult<Name>> {
-    const checked = checkParams(name, params);
+    const checked = await checkedParams(name, params);
     await this.requireService();
     return this.call(name, checked);
   }
 
   async connected(): Promise<ApplianceConnection> {
+    const { connectAppliance } = await import('../api/connect-appliance.ts');
     this.connection ??= await connectAppliance({
       stateDirectory: this.stateDirectory,
       open: () =>
@@ -118,6 +121,7 @@ export class CommandRun implements AsyncDisposable {
   async requireService(): Promise<void> {
     if (this.connection?.servicePid !== undefined) return;
     await this.disconnect();
+    const { startService } = await import('./start-service.ts');
     this.connection = await startService(
       defined({
         stateDirectory: this.stateDirectory,
@@ -191,4 +195,12 @@ export class CommandRun implements AsyncDisposable {
       ...(pskFile === undefined ? {} : { pskFile: this.path(pskFile) }),
     };
   }
+}
+
+async function checkedParams<Name extends OperationName>(
+  name: Name,
+  params: OperationParams<Name>,
+): Promise<OperationParams<Name>> {
+  const { checkParams } = await import('../api/schemas.ts');
+  return checkParams(name, params);
 }

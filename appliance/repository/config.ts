@@ -94,7 +94,7 @@ const schema = {
   },
 } as const;
 
-const isConfig = new Ajv({ strict: false }).compile<RepositoryConfig>(schema);
+const isConfig = new Ajv({ strict: false, validateSchema: false }).compile<RepositoryConfig>(schema);
 
 export interface NewRepository {
   readonly config: RepositoryConfig;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { Ajv } from 'ajv';
 import fc from 'fast-check';
 import type { OperationName } from '../../appliance/api/operations.ts';
 import {
@@ -33,6 +34,11 @@ function completeParams(name: OperationName): Record<string, unknown> {
     members.map(([member, schema]) => [member, schema.enum?.[0] ?? (schema.type === 'boolean' ? true : 'text')]),
   );
 }
+
+test('each is a JSON schema', () => {
+  const ajv = new Ajv({ strict: true });
+  for (const name of NAMES) assert.equal(ajv.validateSchema(OPERATION_SCHEMAS[name]), true, name);
+});
 
 test('there is a schema for each operation, and for nothing else', () => {
   assert.equal(NAMES.length, 17);

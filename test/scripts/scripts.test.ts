@@ -81,7 +81,7 @@ test('setup installs as root what is missing and nothing else, after saying so',
   assert.deepEqual(end.output.trimEnd().split('\n'), [
     'setup: installing with apt-get: alpha',
     'apt-get: -q update',
-    'apt-get: -q -y install --no-install-recommends alpha',
+    'apt-get: -q -y -o Dpkg::Use-Pty=0 install --no-install-recommends alpha',
   ]);
 });
 
@@ -91,7 +91,7 @@ test('setup prints the exact command and stops without root', async (t) => {
   await stage.play('apt-get', 'echo "must not be called"');
   const end = await stage.run('scripts/setup', 'run');
   assert.equal(end.exitCode, 1);
-  assert.match(end.output, /\n {2}sudo apt-get update && sudo apt-get install --no-install-recommends alpha\n$/);
+  assert.match(end.output, /\n {2}su - -c "apt-get update && apt-get install --no-install-recommends alpha"\n$/);
   assert.doesNotMatch(end.output, /must not be called/);
 });
 
@@ -102,6 +102,7 @@ test('setup does not wait for the password of sudo when nobody can type it', asy
   await stage.play('sudo', '[ "$1" = -n ] && exit 1; echo "must not be called"');
   const end = await stage.run('scripts/setup', 'run');
   assert.equal(end.exitCode, 1);
+  assert.match(end.output, /\n {2}sudo apt-get update && sudo apt-get install --no-install-recommends alpha\n$/);
   assert.doesNotMatch(end.output, /must not be called/);
 });
 
@@ -155,6 +156,26 @@ test("the launcher takes the user's own Node when the pinned one is missing", as
   const end = await stage.run('understudy', 'points', 'a b');
   assert.equal(end.exitCode, 0);
   assert.equal(end.output, `node ${stage.folder}/appliance/cli.ts points a b\n`);
+});
+
+test('the launcher keeps what Node compiles in its own folder, unless it is said where', async (t) => {
+  const stage = await stageFor(t);
+  await stage.play('node', '[ "$1" = -p ] && echo 26 || echo "$NODE_COMPILE_CACHE"');
+  assert.equal((await stage.run('understudy')).output, `${stage.folder}/.cache/compile\n`);
+  const env = { PATH: join(stage.folder, 'programs'), NODE_COMPILE_CACHE: '/elsewhere' };
+  const end = await runProcess(['sh', join(stage.folder, 'understudy')], { limitMs: LIMIT_MS, env });
+  assert.equal(end.output, '/elsewhere\n');
+});
+
+test('a source that changed is not run from what was compiled before', async (t) => {
+  const dir = await t.tempDir();
+  const script = join(dir, 'script.ts');
+  const env = { ...process.env, NODE_COMPILE_CACHE: join(dir, 'cache') };
+  for (const word of ['one', 'two', 'two', 'one']) {
+    await writeFile(script, `const word: string = '${word}';\nconsole.log(word);\n`);
+    const end = await runProcess([process.execPath, script], { limitMs: LIMIT_MS, env });
+    assert.equal(end.output, `${word}\n`);
+  }
 });
 
 test('the launcher finds its folder through a chain of symbolic links', async (t) => {
