@@ -19,6 +19,8 @@ export interface OpenOptions {
   readonly logger?: Logger;
   /** The process that serves booted machines; others leave them to it. */
   readonly isService?: boolean;
+  /** Called when the process cannot work any more and has to be started anew. */
+  readonly onFailure?: (error: ApplianceError) => void;
 }
 
 export interface InitOptions {
@@ -56,7 +58,7 @@ export async function openAppliance(options: OpenOptions): Promise<Appliance> {
   }
   const masterKey = await state.loadKey();
   checkMasterKey(config, masterKey);
-  const foundation = { state, store, config, masterKey, clock: systemClock };
+  const foundation = { state, store, config, masterKey, clock: systemClock, onFailure: options.onFailure };
   const local = {
     connect: options.connect ?? defaultConnection(),
     isService: options.isService ?? false,

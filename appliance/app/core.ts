@@ -5,7 +5,7 @@ import { Catalog } from '../catalog/catalog.ts';
 import { refuseUnfinishedRebuild } from '../catalog/rebuild.ts';
 import { type ReconcileReport, reconcile } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
-import { systemErrorCode } from '../core/errors.ts';
+import { type ApplianceError, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
@@ -25,6 +25,8 @@ export interface Foundation {
   readonly config: RepositoryConfig;
   readonly masterKey: Buffer;
   readonly clock: Clock;
+  /** Called when the process cannot work any more and has to be started anew; see `RepositoryParts.onFailure`. */
+  readonly onFailure?: ((error: ApplianceError) => void) | undefined;
 }
 
 /** An open catalog and repository that agree. */
@@ -52,8 +54,8 @@ export async function openStorage(foundation: Foundation): Promise<Storage & { r
   return { catalog, repository, reconciled };
 }
 
-export function openRepository({ store, config, masterKey }: Foundation, catalog: Catalog): Repository {
-  return new Repository({ store, config, masterKey, index: catalog });
+export function openRepository({ store, config, masterKey, onFailure }: Foundation, catalog: Catalog): Repository {
+  return new Repository({ store, config, masterKey, index: catalog, onFailure });
 }
 
 /** Starts the services over an open storage, which belongs to the core from here on. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Logger } from 'pino';
 import type { Appliance } from '../api/operations.ts';
+import type { ApplianceError } from '../core/errors.ts';
 
 export interface OpenOptions {
   readonly stateDirectory: string;
@@ -9,6 +10,8 @@ export interface OpenOptions {
   readonly logger?: Logger;
   /** The process that serves booted machines; others leave them to it. */
   readonly isService?: boolean;
+  /** Called when the process cannot work any more and has to be started anew. */
+  readonly onFailure?: (error: ApplianceError) => void;
 }
 
 export interface InitOptions {

@@ -37,12 +37,19 @@ export interface ServiceOptions {
  * Owns a state directory until the signal is aborted. What does not stop within its time is cut off: the process ends
  * then, and the next start recovers, as after a power failure.
  *
- * @throws LOCKED when another process holds the state directory; INTERNAL after a broken invariant; what opening throws
+ * @throws LOCKED when another process holds the state directory; INTERNAL after a broken invariant or when a thread died: the
+ * process must not go on, and whoever supervises it starts it again; what opening throws
  */
 export async function runService(options: ServiceOptions): Promise<void> {
   const logger = openLog(options);
-  const appliance = await takeState(options, logger);
   const end = Promise.withResolvers<void>();
+  // Nobody may wait for it yet, or any more.
+  end.promise.catch(() => undefined);
+  const onFailure = (error: ApplianceError): void => {
+    logger.fatal({ err: error }, 'the service cannot go on and ends');
+    end.reject(error);
+  };
+  const appliance = await takeState(options, logger, onFailure);
   const onAbort = (): void => end.resolve();
   options.signal.addEventListener('abort', onAbort);
   if (options.signal.aborted) onAbort();
@@ -69,7 +76,11 @@ export async function runService(options: ServiceOptions): Promise<void> {
 }
 
 /** The appliance, opened in this process. */
-async function takeState(options: ServiceOptions, logger: Logger): Promise<Appliance> {
+async function takeState(
+  options: ServiceOptions,
+  logger: Logger,
+  onFailure: (error: ApplianceError) => void,
+): Promise<Appliance> {
   const { stateDirectory, connect, dependencies, signal } = options;
   const connection = await connectAppliance({
     stateDirectory,
@@ -78,6 +89,7 @@ async function takeState(options: ServiceOptions, logger: Logger): Promise<Appli
         stateDirectory,
         logger,
         isService: true,
+        onFailure,
         ...(connect === undefined ? {} : { connect }),
       }),
     signal,

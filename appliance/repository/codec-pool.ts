@@ -21,6 +21,13 @@ import type { RepositoryKeys } from './keys.ts';
 /** Decode jobs that one message carries at most: enough to make messages cheap, few enough to keep all workers busy. */
 const MAX_JOBS_PER_MESSAGE = 8;
 
+export interface CodecPoolOptions {
+  readonly threads: number;
+  readonly zstdLevel: number;
+  /** Called once when a thread died, with what every job fails with from then on; not after `close`. */
+  readonly onFailure?: ((error: ApplianceError) => void) | undefined;
+}
+
 interface Pending {
   readonly request: CodecRequest;
   readonly costBytes: number;
@@ -39,7 +46,8 @@ interface Member {
 /**
  * The threads that hash, compress, encrypt, decrypt and verify. Jobs given in one turn of the event loop travel in few
  * messages. When a worker dies, the others are ended too, everything that was under way fails, and the pool stays failed:
- * nothing is retried blindly.
+ * nothing is retried blindly, since what a dead thread was writing to is in doubt. `onFailure` hears of it: a process that
+ * lives on has to be started anew.
  */
 export class CodecPool {
   readonly arena: Arena;
@@ -48,9 +56,11 @@ export class CodecPool {
   #isFlushPlanned = false;
   #failure: Error | undefined;
   #ended: Promise<void> = Promise.resolve();
+  readonly #onFailure: (error: ApplianceError) => void;
 
-  constructor(arena: Arena, keys: RepositoryKeys, options: { readonly threads: number; readonly zstdLevel: number }) {
+  constructor(arena: Arena, keys: RepositoryKeys, options: CodecPoolOptions) {
     this.arena = arena;
+    this.#onFailure = options.onFailure ?? ((): void => undefined);
     const data: CodecWorkerData = {
       arena: arena.shared,
       chunkIdKey: new Uint8Array(keys.chunkId.export()),
@@ -109,8 +119,8 @@ export class CodecPool {
     worker.on('message', (replies: readonly CodecReply[]) => {
       for (const reply of replies) this.#settle(member, reply);
     });
-    worker.on('error', (error) => this.#fail(toError(error)));
-    worker.on('exit', (code) => this.#fail(new ApplianceError('INTERNAL', `a codec thread ended with code ${code}`)));
+    worker.on('error', (error) => this.#lose(toError(error)));
+    worker.on('exit', (code) => this.#lose(new Error(`it ended with code ${code}`)));
     return member;
   }
 
@@ -157,6 +167,16 @@ export class CodecPool {
     if (member.pending.size === 0) member.worker.unref();
     if (reply.error === undefined) pending.resolve(reply);
     else pending.reject(asError(reply.error));
+  }
+
+  #lose(cause: Error): void {
+    if (this.#failure !== undefined) return;
+    const error = new ApplianceError('INTERNAL', `a codec thread died: ${cause.message}`, {
+      cause,
+      hint: 'Nothing half-done is listed. Run the command again; a service ends, and has to be started again.',
+    });
+    this.#fail(error);
+    this.#onFailure(error);
   }
 
   /** The end of the pool, whatever the reason; only the first counts. */

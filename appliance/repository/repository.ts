@@ -50,6 +50,8 @@ export interface RepositoryParts {
   readonly masterKey: Buffer;
   readonly index: ChunkIndex;
   readonly resources?: Partial<RepositoryResources>;
+  /** Called once when nothing can be read or written any more, whatever is tried: the process has to be started anew. */
+  readonly onFailure?: ((error: ApplianceError) => void) | undefined;
 }
 
 /**
@@ -93,7 +95,7 @@ export class Repository implements AsyncDisposable {
         chunkReaderArenaBytes(config.chunkBytes, resources.cacheBytes) +
         MIB,
     );
-    this.pool = new CodecPool(arena, this.keys, resources);
+    this.pool = new CodecPool(arena, this.keys, { ...resources, onFailure: parts.onFailure });
     this.#writerContext = {
       repositoryId: config.id,
       chunkBytes: config.chunkBytes,
