@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { CheckReport, GcReport, OperationContext, StatusReport } from '../api/operations.ts';
 import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
-import { rootsOf } from '../repository/manifest.ts';
 import { check } from '../repository/scrub.ts';
 import type { Core, Foundation } from './core.ts';
 
@@ -35,13 +34,11 @@ export async function repositoryStatus(
 /** Frees what no point reaches; errors as `repository/garbage-collector.ts`. */
 export async function collectGarbage(
   { clock }: Foundation,
-  { repository, catalog, recover }: Core,
+  { repository, catalog }: Core,
   isNow: boolean,
   context: OperationContext,
 ): Promise<GcReport> {
   const startedMs = clock.elapsedMs();
-  // A point that is exported or booted is read to the end, also when its manifest is gone.
-  using _ = repository.hold(recover.heldPoints().flatMap((point) => rootsOf(point).maps));
   const result = await collect(repository, catalog, {
     clock,
     graceMs: isNow ? 0 : DEFAULT_GRACE_MS,

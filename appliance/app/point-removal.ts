@@ -102,8 +102,7 @@ function lostWarning({ id, machine }: RecoveryPoint): string {
 
 /** Somebody may have put the manifest back since the catalog was opened: then the point exists, and is listed again. */
 async function hasReturned({ catalog, repository }: Core, point: RecoveryPoint): Promise<boolean> {
-  const ref = { machineId: point.machine.id, pointId: point.id };
-  const isThere = (await repository.manifests.listWithStrays()).refs.some(({ pointId }) => pointId === ref.pointId);
+  const isThere = await repository.manifests.has({ machineId: point.machine.id, pointId: point.id });
   if (isThere) await catalog.putPoint(point);
   return isThere;
 }

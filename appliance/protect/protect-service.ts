@@ -144,23 +144,12 @@ export class ProtectService {
     const { catalog, repository } = this.#options;
     const points = await catalog.points();
     for (const point of points.filter(({ machine }) => machine.id === machineId).sort(byAge)) {
-      const hold = repository.hold(rootsOf(point).maps);
-      if (await this.#exists(point)) return { point, [Symbol.dispose]: () => hold[Symbol.dispose]() };
+      const hold = repository.hold(rootsOf(point));
+      if (await repository.manifests.has({ machineId, pointId: point.id }))
+        return { point, [Symbol.dispose]: () => hold[Symbol.dispose]() };
       hold[Symbol.dispose]();
     }
     return { point: undefined, [Symbol.dispose]: () => undefined };
-  }
-
-  async #exists(point: RecoveryPoint): Promise<boolean> {
-    try {
-      await this.#options.repository.manifests.get({ machineId: point.machine.id, pointId: point.id });
-      return true;
-    } catch (error) {
-      if (hasCode(error, 'OBJECT_NOT_FOUND')) return false;
-      // Damaged, but there: nothing is collected before that is mended.
-      if (hasCode(error, 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) return true;
-      throw error;
-    }
   }
 
   async #run(

@@ -78,9 +78,11 @@ export class BootedMachines implements AsyncDisposable {
   readonly #disks: SessionDisks;
   readonly #machines: SessionMachines;
   readonly #watch: ResumeWatch;
+  readonly #use: PointUse;
 
   constructor(parts: RecoverParts, use: PointUse) {
     this.#parts = parts;
+    this.#use = use;
     this.#store = new SessionStore(parts.stateDirectory);
     this.#registry = new SessionRegistry(this.#store, use);
     this.#disks = new SessionDisks(parts, this.#store);
@@ -126,7 +128,7 @@ export class BootedMachines implements AsyncDisposable {
    * Starts a point as a machine of its own. A machine of this name that was stopped and kept, or shut down by itself,
    * goes on from what it had written, if it is of the same point.
    * @throws ApplianceError DOMAIN_EXISTS, LOCKED, NOT_SUPPORTED (other host; point without definition), BAD_ARGUMENT,
-   *   BOOT_FAILED with its cause, NO_SPACE, ABORTED, those of the repository. Nothing of a failed boot is left.
+   *   POINT_NOT_FOUND, BOOT_FAILED with its cause, NO_SPACE, ABORTED, those of the repository. Nothing of a failed boot is left.
    */
   async boot(request: BootRequest, context: RecoverContext): Promise<BootReport> {
     const startedMs = this.#parts.clock.elapsedMs();
@@ -136,6 +138,9 @@ export class BootedMachines implements AsyncDisposable {
     return this.#registry.exclusively(name, async () => {
       const connection = await this.#parts.connectLibvirt(request.connect);
       const known = this.#registry.find(name);
+      // A session that is kept uses its point already, whatever became of it.
+      const endUse = known === undefined ? await this.#use.beginListed(point, `boot of ${name}`) : undefined;
+      using _ = { [Symbol.dispose]: () => endUse?.() };
       const session =
         known === undefined
           ? await this.#newSession(name, request, connection)

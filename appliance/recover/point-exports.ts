@@ -68,7 +68,7 @@ export class PointExports implements AsyncDisposable {
   /**
    * Offers a disk: on the service's socket under the id of the report, or, with `socket` or `listen`, alone on a server of
    * its own under the empty name that clients ask for by default.
-   * @throws ApplianceError BAD_ARGUMENT, DISK_NOT_FOUND, LOCKED, NBD_LISTEN_FAILED, NO_SPACE, IO_FAILED
+   * @throws ApplianceError POINT_NOT_FOUND, BAD_ARGUMENT, DISK_NOT_FOUND, LOCKED, NBD_LISTEN_FAILED, NO_SPACE, IO_FAILED
    */
   async export(request: ExportRequest): Promise<ExportReport> {
     const { point } = request;
@@ -79,7 +79,7 @@ export class PointExports implements AsyncDisposable {
     undo.defer(() => {
       this.#open.delete(id);
     });
-    undo.defer(this.#use.begin(point, `export ${id}`));
+    undo.defer(await this.#use.beginListed(point, `export ${id}`));
     const device = request.writable === true ? await this.#writable(undo, point, disk) : this.#readable(undo, disk);
     const uri = await this.#offer(undo, { id, listen, device, description: `${point.machine.name} ${disk.name}` });
     const report: ExportReport = {

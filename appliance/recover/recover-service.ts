@@ -104,7 +104,7 @@ export class RecoverService implements AsyncDisposable {
 
   /** See `restore`. */
   async restore(request: RestoreRequest, context: RecoverContext): Promise<RestoreReport> {
-    const endUse = this.#use.begin(request.point, 'restore');
+    const endUse = await this.#use.beginListed(request.point, 'restore');
     try {
       return await restore(this.#parts, request, context);
     } finally {

@@ -46,8 +46,9 @@ async function gather(
   time: { readonly nowMs: number; readonly graceMs: number },
 ): Promise<CollectionRoots> {
   const { manifests } = repository;
-  const maps = new Set<ContentKey>(repository.heldRoots());
-  const chunks = new Set<ContentKey>();
+  const held = repository.heldRoots();
+  const maps = new Set<ContentKey>(held.maps);
+  const chunks = new Set<ContentKey>(held.chunks);
   const before = await seenBefore(index);
   let newestMs = before.seenMs;
   const keep = (point: RecoveryPoint): void => {

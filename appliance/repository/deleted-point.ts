@@ -15,7 +15,9 @@ export interface DeletedPoint {
   readonly point: RecoveryPoint;
 }
 
-const isDeletedPoint = new Ajv({ strict: false, validateSchema: false }).compile<DeletedPoint & { readonly mac: string }>({
+const isDeletedPoint = new Ajv({ strict: false, validateSchema: false }).compile<
+  DeletedPoint & { readonly mac: string }
+>({
   type: 'object',
   required: ['format', 'version', 'deletedAt', 'point', 'mac'],
   additionalProperties: false,

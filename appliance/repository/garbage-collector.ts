@@ -74,14 +74,14 @@ export interface CollectResult {
  * time, each making room for the next, and those that do not fit are counted and stay.
  *
  * Marks take about 16 bytes for each chunk and 32 for each node that is reachable: 0.3 GB for 1 TiB of unique data.
- * @throws ApplianceError LOCKED (a collection is running), REPOSITORY_CORRUPT, CHUNK_MISSING, IO_FAILED, NO_SPACE, ABORTED
+ * @throws ApplianceError LOCKED (a collection or a check is running), REPOSITORY_CORRUPT, CHUNK_MISSING, IO_FAILED, NO_SPACE, ABORTED
  */
 export async function collectGarbage(
   repository: Repository,
   index: ManagedIndex,
   options: CollectOptions,
 ): Promise<CollectResult> {
-  repository.beginCollection();
+  repository.beginCollection('a garbage collection');
   try {
     return await new Collection(repository, index, options).run();
   } finally {

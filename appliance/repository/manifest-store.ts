@@ -58,6 +58,17 @@ export class ManifestStore {
     return deleted;
   }
 
+  /** True when the point exists, in whatever state its manifest is. @throws ApplianceError IO_FAILED */
+  async has(ref: ManifestRef): Promise<boolean> {
+    try {
+      await this.#store.get(manifestKey(ref.machineId, ref.pointId));
+      return true;
+    } catch (error) {
+      if (hasCode(error, 'OBJECT_NOT_FOUND')) return false;
+      throw error;
+    }
+  }
+
   /** Every manifest there is. A file that is not one fails the listing: it might be a damaged name. */
   async list(): Promise<ManifestRef[]> {
     return (await this.#store.list(POINTS)).map(({ key }) => refOf(key) ?? refuse(key));

@@ -127,7 +127,9 @@ export const pointSchema: object = {
   },
 };
 
-const isPoint = new Ajv({ strict: false, validateSchema: false }).compile<RecoveryPoint & { readonly mac: string }>(pointSchema);
+const isPoint = new Ajv({ strict: false, validateSchema: false }).compile<RecoveryPoint & { readonly mac: string }>(
+  pointSchema,
+);
 
 /** The object key of a point's manifest. */
 export function manifestKey(machine: MachineId, point: PointId): string {

@@ -54,6 +54,12 @@ export interface RepositoryParts {
   readonly onFailure?: ((error: ApplianceError) => void) | undefined;
 }
 
+/** Where a collection marks from: the maps of disks, and chunks of attachments. */
+export interface HeldRoots {
+  readonly maps: readonly ContentKey[];
+  readonly chunks: readonly ContentKey[];
+}
+
 /**
  * An open repository: contents in, contents out, manifests. One process at a time writes to it (the state directory's
  * lock, and the repository's own).
@@ -75,7 +81,9 @@ export class Repository implements AsyncDisposable {
   readonly #writers = new Set<ChunkWriter>();
   /** While garbage is collected: what writers had pinned that have closed since. */
   #formerPins: Set<PackId> | undefined;
-  readonly #holds = new Set<readonly ContentKey[]>();
+  readonly #holds = new Set<HeldRoots>();
+  /** What runs now of what must run alone, in words. */
+  #upkeep: string | undefined;
   readonly #writerContext: ChunkWriterContext;
 
   constructor(parts: RepositoryParts) {
@@ -133,34 +141,41 @@ export class Repository implements AsyncDisposable {
   }
 
   /**
-   * Keeps what these map roots reach from garbage collection, whatever becomes of their points, until it is disposed: an
+   * Keeps what these roots reach from garbage collection, whatever becomes of their points, until it is disposed: an
    * incremental shares its base's nodes without writing or pinning them, and an export reads a point for days. Take the
-   * hold while the point is listed.
+   * hold, and look afterwards whether the point is still there: a collection has then seen one of the two.
    */
-  hold(roots: Iterable<ContentKey>): Disposable {
-    const held = [...roots];
+  hold({ maps, chunks }: HeldRoots): Disposable {
+    const held = { maps: [...maps], chunks: [...chunks] };
     this.#holds.add(held);
     return { [Symbol.dispose]: () => void this.#holds.delete(held) };
   }
 
   /** Every root that is held now. */
-  heldRoots(): ContentKey[] {
-    return [...this.#holds].flat();
+  heldRoots(): HeldRoots {
+    const holds = [...this.#holds];
+    return { maps: holds.flatMap(({ maps }) => maps), chunks: holds.flatMap(({ chunks }) => chunks) };
   }
 
   /**
    * From here to `endCollection`, packs stay pinned when their writer closes: its manifest may be newer than the roots
-   * that the collection marks from. @throws ApplianceError LOCKED when a collection is running
+   * that the collection marks from. A check asks for the same. `what` is said to whoever comes meanwhile.
+   * @throws ApplianceError LOCKED when a collection or a check is running
    */
-  beginCollection(): void {
+  beginCollection(what: string): void {
     if (this.#formerPins !== undefined) {
-      throw new ApplianceError('LOCKED', 'garbage is being collected already', { hint: 'Wait until it has ended.' });
+      throw new ApplianceError('LOCKED', `${this.#upkeep} is running already`, {
+        details: { running: this.#upkeep },
+        hint: 'Wait until it has ended.',
+      });
     }
+    this.#upkeep = what;
     this.#formerPins = new Set();
   }
 
   endCollection(): void {
     this.#formerPins = undefined;
+    this.#upkeep = undefined;
   }
 
   /** True when a running writer depends on the pack, or one that ran since `beginCollection` did. */

@@ -53,7 +53,7 @@ export interface CheckResult {
  * @throws ApplianceError LOCKED (a collection or a check is running), ABORTED, IO_FAILED, CATALOG_DAMAGED
  */
 export async function check(repository: Repository, index: ManagedIndex, options: CheckOptions): Promise<CheckResult> {
-  repository.beginCollection();
+  repository.beginCollection('a check');
   try {
     return await new Check(repository, index, options).run();
   } finally {

@@ -2,10 +2,9 @@
 import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
 import { reconcile } from '../../appliance/catalog/reconcile.ts';
-import { keyFromHex } from '../../appliance/core/content-id.ts';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { collectGarbage } from '../../appliance/repository/garbage-collector.ts';
-import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
+import { type RecoveryPoint, rootsOf } from '../../appliance/repository/manifest.ts';
 import { check } from '../../appliance/repository/scrub.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { assertDisk, Dice, ModelDisk, writePoint } from '../support/point-model.ts';
@@ -132,7 +131,7 @@ class Model {
     const known = this.#pick(this.listed);
     if (known === undefined) return;
     const { repository } = this.fixture;
-    using _ = repository.hold(known.point.disks.map(({ root }) => keyFromHex(root)));
+    using _ = repository.hold(rootsOf(known.point));
     if (this.#dice.below(2) === 0) repository.reader.dropCaches();
     await assertDisk(repository, known.point, 'vda', known.content);
     this.counts.reads += 1;

@@ -4,8 +4,9 @@ import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../appliance/core/clock.ts';
 import { keyFromHex } from '../../appliance/core/content-id.ts';
+import { hasCode } from '../../appliance/core/errors.ts';
 import { type CollectResult, collectGarbage, DEFAULT_GRACE_MS } from '../../appliance/repository/garbage-collector.ts';
-import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
+import { type RecoveryPoint, rootsOf } from '../../appliance/repository/manifest.ts';
 import { check } from '../../appliance/repository/scrub.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { assertDisk, Dice, ModelDisk, writePoint } from '../support/point-model.ts';
@@ -189,7 +190,7 @@ test('what is held stays, though its point is gone', async (t) => {
   const stage = await Stage.create(t);
   const disk = noisyDisk(13);
   const point = await stage.backup(disk);
-  const hold = stage.fixture.repository.hold(point.disks.map(({ root }) => keyFromHex(root)));
+  const hold = stage.fixture.repository.hold(rootsOf(point));
   await stage.delete(point);
   assert.equal((await stage.collect({ graceMs: 0 })).packsDeleted, 0);
   stage.fixture.repository.reader.dropCaches();
@@ -263,12 +264,21 @@ test('an aborted collection deletes nothing more, and the next one does all of i
   assert.equal((await stage.collect({ graceMs: 0 })).packsDeleted, 1);
 });
 
-test('two collections at a time are refused', async (t) => {
+test('collection and check run one at a time, and the second hears which one runs', async (t) => {
   const stage = await Stage.create(t);
   await stage.backup(noisyDisk(20));
-  const first = stage.collect();
-  await rejectsWith(stage.collect(), 'LOCKED');
-  await first;
+  const { repository, catalog } = stage.fixture;
+  const works = {
+    'a garbage collection': () => stage.collect(),
+    'a check': () => check(repository, catalog, { readData: false }),
+  };
+  for (const [running, first] of Object.entries(works)) {
+    for (const second of Object.values(works)) {
+      const ended: Promise<unknown> = first();
+      await assert.rejects(second(), (error) => hasCode(error, 'LOCKED') && error.details['running'] === running);
+      await ended;
+    }
+  }
 });
 
 test('many small packs are put together', async (t) => {

@@ -96,7 +96,7 @@ export interface PointRequest {
 /** Backs the disks up: incrementally on a parent. The manifest is the last thing that is written; the catalog is not touched. */
 export async function writePoint(repository: Repository, request: PointRequest): Promise<RecoveryPoint> {
   const bases = (request.parent?.disks ?? []).map(({ root }) => keyFromHex(root));
-  using _ = repository.hold(bases);
+  using _ = repository.hold({ maps: bases, chunks: [] });
   await using writer = repository.openWriter();
   const disks: RecoveryPoint['disks'][number][] = [];
   for (const [name, disk] of Object.entries(request.disks)) {
