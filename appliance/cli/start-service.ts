@@ -5,11 +5,15 @@ import { join } from 'node:path';
 import { type ApplianceConnection, connectService, pause } from '../api/connect-appliance.ts';
 import type { Clock } from '../core/clock.ts';
 import { ERROR_TABLE, type ErrorCode } from '../core/error-codes.ts';
-import { ApplianceError, toError } from '../core/errors.ts';
-import { isSystemError, storageError } from '../core/file-system.ts';
+import { ApplianceError, hasCode, toError } from '../core/errors.ts';
+import { FileLock } from '../core/file-lock.ts';
+import { storageError } from '../core/file-system.ts';
 
 /** The service's log when a command started it. */
 export const SERVICE_LOG = 'serve.log';
+
+/** Held by the command that starts the service, until it answers. */
+const START_LOCK = 'serve.lock';
 
 /** A longer log is put aside as `serve.log.1` at the next start. */
 const MAX_LOG_BYTES: number = 16 * 1024 * 1024;
@@ -37,13 +41,42 @@ export interface StartServiceOptions {
  *   SERVICE_UNREACHABLE with the end of its log; TIMED_OUT, ABORTED (it is ended then)
  */
 export async function startService(options: StartServiceOptions): Promise<ApplianceConnection> {
-  const running = await connectService(options);
-  if (running !== undefined) return running;
+  const giveUpMs = options.clock.elapsedMs() + START_LIMIT_MS;
+  const first = await connectOrTakeTurn(options, giveUpMs);
+  if (!(first instanceof FileLock)) return first;
+  await using _turn = first;
+  // Whoever had the turn before may have started it.
+  return (await connectService(options)) ?? (await launchAndConnect(options, giveUpMs));
+}
+
+/**
+ * A running service, or the turn to start one: of several commands at the same time one starts it, and the others wait for
+ * it, however long it takes to open the catalog. The kernel ends a turn with its process.
+ */
+async function connectOrTakeTurn(
+  options: StartServiceOptions,
+  giveUpMs: number,
+): Promise<ApplianceConnection | FileLock> {
+  const { stateDirectory, clock, signal } = options;
+  if (statSync(stateDirectory, { throwIfNoEntry: false }) === undefined) throw noStateDirectory(stateDirectory);
+  for (;;) {
+    const running = await connectService(options);
+    if (running !== undefined) return running;
+    try {
+      return await FileLock.acquire(join(stateDirectory, START_LOCK));
+    } catch (error) {
+      if (!hasCode(error, 'LOCKED') || clock.elapsedMs() >= giveUpMs) throw error;
+    }
+    await pause(POLL_MS, signal);
+  }
+}
+
+async function launchAndConnect(options: StartServiceOptions, giveUpMs: number): Promise<ApplianceConnection> {
   const child = launch(options);
   try {
-    const connection = await waitForAnswer(options, child);
+    const connection = await waitForAnswer(options, child, giveUpMs);
     const pid = connection.servicePid;
-    // Two commands may have started one each: the second service ends, and both use the first.
+    // Somebody may have started one by hand meanwhile: ours ends then.
     if (pid === child.process.pid) {
       options.onNotice(`started \`understudy serve\` in the background (process ${pid}, log ${child.logPath})`);
     }
@@ -89,8 +122,11 @@ function launch({ stateDirectory, connect, selfCommand }: StartServiceOptions): 
   }
 }
 
-async function waitForAnswer(options: StartServiceOptions, child: Launched): Promise<ApplianceConnection> {
-  const giveUpMs = options.clock.elapsedMs() + START_LIMIT_MS;
+async function waitForAnswer(
+  options: StartServiceOptions,
+  child: Launched,
+  giveUpMs: number,
+): Promise<ApplianceConnection> {
   for (;;) {
     // Asked for before the connection is tried: a service that answers although ours has ended is another command's.
     const { ended } = child;
@@ -137,11 +173,12 @@ function openLog(path: string): number {
     if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > MAX_LOG_BYTES) renameSync(path, `${path}.1`);
     return openSync(path, 'a', 0o600);
   } catch (error) {
-    if (isSystemError(error, 'ENOENT')) {
-      throw new ApplianceError('REPOSITORY_NOT_FOUND', `there is no state directory ${path}`, { cause: error });
-    }
     throw storageError(error, 'open', path);
   }
+}
+
+function noStateDirectory(path: string): ApplianceError {
+  return new ApplianceError('REPOSITORY_NOT_FOUND', `there is no state directory ${path}`);
 }
 
 function quoted(tail: string): string {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -7,6 +8,7 @@ import { findService } from '../../appliance/api/control-client.ts';
 import { controlSocketPath } from '../../appliance/api/control-socket.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';
+import { untilThere } from '../support/appliance-process.ts';
 import { fakeResults } from '../support/fake-appliance.ts';
 import { LiveProcess, type ProcessResult } from '../support/live-process.ts';
 import { suite } from '../support/suite.ts';
@@ -42,11 +44,12 @@ async function endService(pid: number, signal: NodeJS.Signals = 'SIGTERM'): Prom
   while (isAlive(pid)) await delay(10);
 }
 
+/** Not a process that has ended and only waits for somebody to ask for its exit code. */
 function isAlive(pid: number): boolean {
   try {
-    return process.kill(pid, 0);
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
   } catch (error) {
-    assert.equal(systemErrorCode(error), 'ESRCH');
+    assert.ok(['ENOENT', 'ESRCH'].includes(systemErrorCode(error) ?? ''), String(error));
     return false;
   }
 }
@@ -71,15 +74,39 @@ test('boot starts the service in the background, says so, and later commands use
   assert.match(entries, /"operation":"points"/);
 });
 
-test('two boots at once start one service between them', async (t) => {
-  const { run } = await machine(t);
-  const boots = await Promise.all([run('boot a@latest --json'), run('boot b@latest --json'), run('boot c@latest')]);
-  assert.deepEqual(
-    boots.map((boot) => boot.exitCode),
-    [0, 0, 0],
-  );
-  const starts = boots.filter((boot) => boot.stderr.includes('started `understudy serve`'));
-  assert.equal(starts.length, 1);
+for (const behaviour of ['', 'slow-open']) {
+  test(`boots at once start one service between them${behaviour === '' ? '' : ', also when it opens slowly'}`, async (t) => {
+    const { state, run } = await machine(t);
+    const lines = ['boot a@latest --json', 'boot b@latest --json', 'boot c@latest'];
+    const boots = await Promise.all(lines.map((line) => run(line, behaviour)));
+    const said = boots.map((boot) => boot.stderr).join('');
+    assert.deepEqual(
+      boots.map((boot) => boot.exitCode),
+      [0, 0, 0],
+      said,
+    );
+    assert.equal(said.match(/started `understudy serve`/g)?.length, 1);
+    const log = await readFile(join(state, 'serve.log'), 'utf8');
+    assert.equal(log.match(/"msg":"serving"/g)?.length, 1);
+    assert.doesNotMatch(log, /LOCKED/);
+  });
+}
+
+test('a command that is killed while it starts the service leaves the turn to the next', async (t) => {
+  const { state, start, run } = await machine(t);
+  const first = start('boot a@latest', 'slow-open');
+  await untilThere(join(state, 'lock'));
+  first.kill('SIGKILL');
+  await first.result;
+  while ((await findService(state)) === undefined) await delay(10);
+  assert.equal((await run('boot b@latest --json')).exitCode, 0);
+});
+
+test('boot without a state directory says so', async (t) => {
+  const { state, run } = await machine(t);
+  const { exitCode, stderr } = await run(`boot web@latest --state ${state}/missing`);
+  assert.equal(exitCode, EXIT_CODES.notFound);
+  assert.match(stderr, /^error REPOSITORY_NOT_FOUND: there is no state directory /);
 });
 
 test('when the service cannot start, boot ends with the error that it ended with', async (t) => {

@@ -11,10 +11,14 @@ import { FakeAppliance, type FakeBehaviour, fakeResults } from './fake-appliance
 
 /*
  * The command line as a process, over a fake appliance: processes, signals, sockets, locks and streams are real.
- * FAKE_BEHAVIOUR chooses what it does: `no-booted` (nothing runs), `fail-open`, `slow-backup` (until aborted).
+ * FAKE_BEHAVIOUR chooses what it does: `no-booted` (nothing runs), `fail-open`, `slow-open` (longer than a command waits for
+ * the state directory), `slow-backup` (until aborted).
  */
 
 const chosen = process.env['FAKE_BEHAVIOUR'] ?? '';
+
+/** A catalog that takes its time, as on a busy machine. */
+const SLOW_OPEN_MS = 3_000;
 
 const behaviours: Readonly<Record<string, FakeBehaviour>> = {
   'no-booted': { booted: async () => [] },
@@ -31,6 +35,7 @@ process.exitCode = await runCli(process.argv.slice(2), processIo(homedir()), {
   openAppliance: async ({ stateDirectory }) => {
     if (chosen === 'fail-open') throw new ApplianceError('CATALOG_DAMAGED', 'the catalog is damaged');
     const lock = await FileLock.acquire(join(stateDirectory, 'lock'));
+    if (chosen === 'slow-open') await delay(SLOW_OPEN_MS);
     return new FakeAppliance(behaviours[chosen], () => lock.release()).asAppliance();
   },
   initialize: async ({ stateDirectory }) => ({
