@@ -19,6 +19,8 @@ export interface OpenOptions {
   readonly logger?: Logger;
   /** The process that serves booted machines; others leave them to it. */
   readonly isService?: boolean;
+  /** Told what was found or done when the state was opened (with the first operation), in sentences; else the log is. */
+  readonly onNotice?: (sentence: string) => void;
   /** Called when the process cannot work any more and has to be started anew. */
   readonly onFailure?: (error: ApplianceError) => void;
 }
@@ -62,7 +64,7 @@ export async function openAppliance(options: OpenOptions): Promise<Appliance> {
   const local = {
     connect: options.connect ?? defaultConnection(),
     isService: options.isService ?? false,
-    onNotice: (sentence: string): void => options.logger?.warn(sentence),
+    onNotice: options.onNotice ?? ((sentence: string): void => options.logger?.warn(sentence)),
   };
   const resources = scope.move();
   const appliance = new LocalAppliance(foundation, local, () => resources.disposeAsync());

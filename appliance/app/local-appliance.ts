@@ -231,7 +231,7 @@ export class LocalAppliance implements Appliance {
   async #start(): Promise<Core> {
     await this.#foundation.store.removeStaged();
     const core = await startCore(this.#foundation, await this.#openStorage());
-    await this.#settleIn(core);
+    await this.#settleIn(core, this.#options.onNotice);
     return core;
   }
 
@@ -254,19 +254,18 @@ export class LocalAppliance implements Appliance {
   }
 
   /** What an earlier process may have left: guests that are frozen, machines that wait for their disks. */
-  async #settleIn(core: Core): Promise<void> {
+  async #settleIn(core: Core, onNotice: (sentence: string) => void): Promise<void> {
     const { damaged = [], lostPoints = [], missingContents = 0 } = core.reconciled ?? {};
-    for (const { object, message } of damaged) this.#options.onNotice(`${object} is damaged: ${message}`);
+    for (const { object, message } of damaged) onNotice(`${object} is damaged: ${message}`);
     for (const point of lostPoints) {
-      this.#options.onNotice(`recovery point ${point} is lost: its manifest disappeared from the repository`);
+      onNotice(`recovery point ${point} is lost: its manifest disappeared from the repository`);
     }
-    if (missingContents > 0)
-      this.#options.onNotice(`${missingContents} contents are missing; run \`understudy check\``);
-    for (const sentence of await core.protect.removeLeftovers()) this.#options.onNotice(sentence);
-    for (const sentence of await core.protect.thawLeftovers()) this.#options.onNotice(sentence);
+    if (missingContents > 0) onNotice(`${missingContents} contents are missing; run \`understudy check\``);
+    for (const sentence of await core.protect.removeLeftovers()) onNotice(sentence);
+    for (const sentence of await core.protect.thawLeftovers()) onNotice(sentence);
     if (!this.#options.isService) return;
     const { restored, problems } = await core.recover.restoreSessions();
-    for (const sentence of [...restored, ...problems]) this.#options.onNotice(sentence);
+    for (const sentence of [...restored, ...problems]) onNotice(sentence);
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {
@@ -291,7 +290,7 @@ export class LocalAppliance implements Appliance {
       onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
     });
     const totals = await catalog.totals();
-    await this.#settleIn(await this.#use(startCore(this.#foundation, { catalog, repository })));
+    await this.#settleIn(await this.#use(startCore(this.#foundation, { catalog, repository })), context.onNotice);
     const problems = report.damaged.map(({ object, message }) => `${object}: ${message}`);
     for (const stray of report.strays) problems.push(`${stray} does not belong into a repository`);
     if (!report.hasKeptRecords) problems.push('the history of runs could not be read from the old catalog');

@@ -110,7 +110,13 @@ export class CommandRun implements AsyncDisposable {
     this.connection ??= await connectAppliance({
       stateDirectory: this.stateDirectory,
       open: () =>
-        this.dependencies.openAppliance(defined({ stateDirectory: this.stateDirectory, connect: this.connect })),
+        this.dependencies.openAppliance(
+          defined({
+            stateDirectory: this.stateDirectory,
+            connect: this.connect,
+            onNotice: (sentence: string) => this.notice(sentence),
+          }),
+        ),
       signal: this.signal,
       onNotice: (sentence) => this.notice(sentence),
     });

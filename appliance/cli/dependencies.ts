@@ -10,6 +10,8 @@ export interface OpenOptions {
   readonly logger?: Logger;
   /** The process that serves booted machines; others leave them to it. */
   readonly isService?: boolean;
+  /** Told what was found or done when the state was opened (with the first operation), in sentences; else the log is. */
+  readonly onNotice?: (sentence: string) => void;
   /** Called when the process cannot work any more and has to be started anew. */
   readonly onFailure?: (error: ApplianceError) => void;
 }
