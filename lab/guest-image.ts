@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { arch } from 'node:os';
 import { basename, join } from 'node:path';
-import { ApplianceError } from '../appliance/core/errors.ts';
+import { zstdDecompressSync } from 'node:zlib';
+import { ApplianceError, systemErrorCode } from '../appliance/core/errors.ts';
 import { type CpioEntry, DIRECTORY_MODE, encodeCpio, FILE_MODE, LINK_MODE, PROGRAM_MODE } from './cpio.ts';
 import { GUEST_INIT, GUEST_MODULES } from './guest-init.ts';
 import { run, tryRun } from './run.ts';
@@ -118,10 +119,12 @@ async function unpackKernel(directory: string): Promise<UnpackedKernel> {
       failures.push(error instanceof Error ? error.message : String(error));
     }
   }
-  const installed = await installedKernel();
-  if (installed !== undefined) return installed;
-  throw new ApplianceError('TOOL_FAILED', `no kernel for the guest: ${failures.join('; ')}`, {
-    hint: 'Run `apt-get update`, or install a kernel package.',
+  const installed = await installedKernels();
+  const readable = installed.find(isReadable);
+  if (readable !== undefined) return kernelIn('/', releaseOf(readable));
+  const closed = installed.map((path) => `${path} can be read by root only`);
+  throw new ApplianceError('TOOL_FAILED', `no kernel for the guest: ${[...failures, ...closed].join('; ')}`, {
+    hint: `Run \`apt-get update\` as root, so that a kernel can be downloaded${closed.length === 0 ? '' : `, or \`chmod +r ${installed[0]}\``}.`,
   });
 }
 
@@ -155,11 +158,26 @@ function kernelIn(root: string, release: string): UnpackedKernel {
   return { kernelPath, release, modulesDirectory: modules };
 }
 
-async function installedKernel(): Promise<UnpackedKernel | undefined> {
-  if (!existsSync('/boot')) return undefined;
-  const kernels = (await readdir('/boot')).filter((name) => name.startsWith('vmlinuz-')).sort();
-  const newest = kernels.at(-1);
-  return newest === undefined ? undefined : kernelIn('/', newest.slice('vmlinuz-'.length));
+/** Paths of the machine's own kernels, the newest first. Ubuntu keeps them from ordinary users. */
+async function installedKernels(): Promise<string[]> {
+  if (!existsSync('/boot')) return [];
+  const names = (await readdir('/boot')).filter((name) => name.startsWith('vmlinuz-'));
+  const byVersion = new Intl.Collator('en', { numeric: true });
+  return names.sort((one, other) => byVersion.compare(other, one)).map((name) => join('/boot', name));
+}
+
+function releaseOf(kernelPath: string): string {
+  return basename(kernelPath).slice('vmlinuz-'.length);
+}
+
+function isReadable(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK);
+    return true;
+  } catch (error) {
+    if (systemErrorCode(error) === undefined) throw error;
+    return false;
+  }
 }
 
 /** The modules and their order; compressed ones are unpacked, because busybox's insmod takes plain ones. */
@@ -185,10 +203,10 @@ async function moduleEntries(kernel: UnpackedKernel, work: string): Promise<Cpio
 
 async function readModule(path: string, work: string): Promise<Uint8Array> {
   if (path.endsWith('.ko')) return await readFile(path);
+  if (path.endsWith('.zst')) return zstdDecompressSync(await readFile(path));
   const plain = join(work, 'module.ko');
-  const copy = path.endsWith('.xz') ? `${plain}.xz` : `${plain}.zst`;
-  await copyFile(path, copy);
-  await run(path.endsWith('.xz') ? 'xz' : 'zstd', ['-d', '-f', '-q', copy]);
+  await copyFile(path, `${plain}.xz`);
+  await run('xz', ['-d', '-f', '-q', `${plain}.xz`]);
   return await readFile(plain);
 }
 

@@ -116,8 +116,10 @@ ${paint('bold', 'Recovery key')}, shown this once and stored nowhere:
 
     ${paint(['bold', 'green'], report.recoveryKey)}
 
-Keep it off this machine, on paper or in a password safe. When this machine is lost, the repository can be
-opened with \`understudy init --from ${plain(report.repository)}\` and this key, and in no other way.
+Keep it off this machine, on paper or in a password safe. When this machine is lost,
+this key opens the repository, and nothing else does:
+
+    understudy init --from ${plain(report.repository)}
 
 Next: \`understudy machine list\`, then \`understudy backup NAME\`.
 `;
