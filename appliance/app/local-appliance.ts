@@ -29,6 +29,7 @@ import type {
   StopReport,
 } from '../api/operations.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
+import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
 import { byAge, pointsOfMachine } from '../protect/point-selector.ts';
@@ -89,7 +90,11 @@ export class LocalAppliance implements Appliance {
     const core = await this.#open();
     const connection = await core.connections.get(this.#uri(params));
     const domain = await findDomain(connection, params.name);
-    return machineDetails(await readMachine(connection, domain), await core.catalog.points());
+    const machine = await readMachine(connection, domain);
+    const { id: repositoryId } = this.#foundation.config;
+    const stale = await findStaleBitmaps({ connection, machine, repositoryId });
+    const details = machineDetails(machine, await core.catalog.points());
+    return { ...details, notes: [...details.notes, ...describeStaleBitmaps(stale)] };
   }
 
   async backup(params: BackupParams, context: OperationContext): Promise<BackupReport> {

@@ -13,7 +13,7 @@ export class OwnCheckpoints {
 
   constructor(domain: Domain, repositoryId: string) {
     this.#domain = domain;
-    this.#prefix = `understudy-${repositoryId.slice(0, 8)}-`;
+    this.#prefix = prefixOf(repositoryId);
   }
 
   newName(): string {
@@ -56,4 +56,14 @@ export class OwnCheckpoints {
       return `the checkpoint ${name} could not be deleted: ${toError(error).message}`;
     }
   }
+}
+
+/** True for a name that `newName` can have made, with nothing before or behind it. Bitmaps have the names of their checkpoints. */
+export function isOwnCheckpointName(name: string, repositoryId: string): boolean {
+  const prefix = prefixOf(repositoryId);
+  return name.startsWith(prefix) && /^[0-9a-f]{16}$/.test(name.slice(prefix.length));
+}
+
+function prefixOf(repositoryId: string): string {
+  return `understudy-${repositoryId.slice(0, 8)}-`;
 }

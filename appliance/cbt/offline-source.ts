@@ -16,6 +16,7 @@ import { removeLeftoverScratch } from './leftovers.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
 import { type DiskPlan, localPath } from './plan-disks.ts';
 import type { BackupSource, SourceDisk } from './source.ts';
+import { removeStaleBitmaps } from './stale-bitmaps.ts';
 
 /**
  * A shut-off machine from its images, which stay locked against a start meanwhile. Its persistent bitmaps go on from the
@@ -73,6 +74,11 @@ class OfflineSource implements BackupSource {
     await removeLeftoverScratch(this.#prepared.plans);
     const { state, reason } = await this.#prepared.options.domain.state();
     if (state === 'shut-off' && reason === SHUT_DOWN) this.consistency = 'file-system-consistent';
+    if (state === 'shut-off') {
+      const { connection, repositoryId } = this.#prepared.options;
+      // Changes the image's time: before the marks are taken, and after those of the last point were compared.
+      this.notices.push(...(await removeStaleBitmaps({ connection, machine: this.#prepared.machine, repositoryId })));
+    }
     await mkdir(this.#directory, { mode: 0o700 });
     for (const [i, plan] of this.#prepared.plans.entries())
       await this.#openDisk(plan, join(this.#directory, String(i)));
