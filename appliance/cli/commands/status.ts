@@ -35,7 +35,7 @@ function renderStatus(report: StatusReport, run: CommandRun): string {
       ['repository', plain(report.repository)],
       ['id', report.repositoryId],
       ['state', plain(report.state)],
-      ['encryption', report.encryption],
+      ['encryption', report.encryption === 'none' ? 'none' : report.encryption.toUpperCase()],
       ['chunks of', formatBytes(report.chunkBytes)],
       ['service', service],
       ['holds', `${count(report.points, 'point')} of ${count(report.machines, 'machine')}`],
