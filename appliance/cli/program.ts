@@ -83,5 +83,5 @@ function overview(state: string): string {
     ['understudy points', 'the recovery points that exist'],
     ['understudy boot web@latest', 'start it again beside the original, at once'],
   ]).replace('Examples:', 'Start here:');
-  return `${start}\n\nState directory: ${state} (--state or UNDERSTUDY_STATE choose another).\n\`understudy COMMAND --help\` explains a command, with examples.`;
+  return `${start}\n\nState directory: ${state}\n(--state or UNDERSTUDY_STATE choose another).\n\`understudy COMMAND --help\` explains a command, with examples.`;
 }

@@ -184,7 +184,7 @@ test('understudy alone prints an overview and succeeds', async () => {
   const { exitCode, stdout, stderr } = await runCommand([], { env: { UNDERSTUDY_STATE: '/srv/state' } });
   assert.deepEqual([exitCode, stderr], [0, '']);
   assert.match(stdout, /understudy backup web/);
-  assert.match(stdout, /State directory: \/srv\/state /);
+  assert.match(stdout, /State directory: \/srv\/state$/m);
 });
 
 test('`help COMMAND` and `COMMAND --help` print the same', async () => {

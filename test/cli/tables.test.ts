@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import type { BootedMachine, MachineDisk, MachineSummary, PointSummary } from '../../appliance/api/operations.ts';
 import { bootedTable } from '../../appliance/cli/commands/boot.ts';
 import { shortIds } from '../../appliance/cli/format.ts';
@@ -79,6 +80,17 @@ test('`points` shows beginnings of ids, and whole ones with --wide', async () =>
     (await linesOf(line)).slice(1, 3).map((text) => text.split(' ')[0] ?? '');
   assert.deepEqual(await ids('points'), [OTHER_POINT_ID.slice(0, 8), FAKE_POINT_ID.slice(0, 8)]);
   assert.deepEqual(await ids('points --wide'), [OTHER_POINT_ID, FAKE_POINT_ID]);
+});
+
+test(`every help fits in ${TERMINAL_COLUMNS} columns`, async () => {
+  const page = await readFile(new URL('../../docs/cli.md', import.meta.url), 'utf8');
+  const commands = [...page.matchAll(/^### `understudy ([a-z ]*[a-z])/gm)].map((match) => match[1] ?? '');
+  assert.ok(commands.length > 15);
+  for (const command of ['', ...commands]) {
+    const words = command === '' ? [] : command.split(' ');
+    const { stdout } = await runCommand([...words, '--help'], { isTerminal: true, env: { NO_COLOR: '1' } });
+    for (const text of stdout.split('\n')) assert.ok(text.length <= TERMINAL_COLUMNS, `${command}: ${text}`);
+  }
 });
 
 test('short ids are longer where eight digits are not enough', () => {
