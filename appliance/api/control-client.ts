@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError, hasCode, systemErrorCode, toError } from '../core/errors.ts';
 import { ControlCall, requestService, serviceGone } from './control-call.ts';
-import { HEALTH_PATH, type ServiceHealth } from './control-protocol.ts';
+import { HEALTH_PATH, type ServiceHealth, STOP_PATH } from './control-protocol.ts';
 import { controlSocketPath, isListening } from './control-socket.ts';
 import type { Appliance, ExportReport, OperationContext, OperationName } from './operations.ts';
 import type { OperationParams, OperationResult } from './schemas.ts';
 
 /** The service answers this from memory; a longer silence means that it hangs. */
 const HEALTH_LIMIT_MS = 10_000;
+
+const ACCEPTED = 202;
 
 /** A small answer; more than this is not from our service. */
 const MAX_HEALTH_BYTES = 64 * 1024;
@@ -107,6 +109,23 @@ export async function findService(stateDirectory: string): Promise<ServiceHealth
     if (!(await isListening(path))) return undefined;
     throw serviceGone({ error, stateDirectory, during: 'a question for its health' });
   }
+}
+
+/**
+ * Asks the service to end, as SIGTERM does; it has not ended yet when this settles.
+ * @throws SERVICE_UNREACHABLE when it does not listen, ended before it answered, or is of a version that cannot be asked
+ */
+export function askToStop(stateDirectory: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const outgoing = requestService(stateDirectory, { method: 'POST', path: STOP_PATH });
+    outgoing.once('error', (error) => reject(serviceGone({ error, stateDirectory, during: 'the request to end' })));
+    outgoing.once('response', (response) => {
+      response.resume();
+      if (response.statusCode === ACCEPTED) return resolve();
+      const message = `the service on ${stateDirectory} cannot be asked to end (status ${response.statusCode})`;
+      reject(new ApplianceError('SERVICE_UNREACHABLE', message, { hint: 'End it with SIGTERM, once.' }));
+    });
+  });
 }
 
 function askHealth(stateDirectory: string): Promise<ServiceHealth> {

@@ -11,6 +11,7 @@ import type { WireError } from './wire-error.ts';
  *   GET    /v1/health               ServiceHealth
  *   POST   /v1/operations/<name>    parameters as JSON; the answer is a line of JSON per message
  *   DELETE /v1/operations/<id>      aborts a running operation; its own answer then ends with its outcome
+ *   POST   /v1/stop                 asks the service to end, as SIGTERM does; 202
  *
  * An answer is `started`, then any number of `progress` and `notice`, then exactly one `result` or `error`. After the
  * result of `export` the answer stays open for as long as the export lives. A client that goes away aborts its operation.
@@ -37,6 +38,7 @@ export interface ServiceHealth {
 }
 
 export const HEALTH_PATH = '/v1/health';
+export const STOP_PATH = '/v1/stop';
 export const OPERATIONS_PATH = '/v1/operations';
 export const CONTENT_TYPE = 'application/x-ndjson';
 

@@ -13,6 +13,7 @@ import {
   OPERATIONS_PATH,
   programVersion,
   type ServiceHealth,
+  STOP_PATH,
 } from './control-protocol.ts';
 import { controlSocketPath, listenAt, type SocketAddress } from './control-socket.ts';
 import { OperationRun } from './operation-run.ts';
@@ -30,6 +31,8 @@ export interface ControlServerOptions {
   readonly logger: Logger;
   /** Called when an operation broke an invariant: the process has to end. */
   readonly onDefect: (violation: InvariantViolation) => void;
+  /** Called when a client asks the service to end. */
+  readonly onStop: () => void;
 }
 
 /**
@@ -116,6 +119,11 @@ export class ControlServer implements AsyncDisposable {
 
   private addRoutes(): void {
     this.app.get(HEALTH_PATH, () => this.health());
+    this.app.post(STOP_PATH, async (_request, reply) => {
+      this.options.logger.info('a client asks the service to end');
+      this.options.onStop();
+      return reply.code(202).send({ pid: process.pid });
+    });
     this.app.post<{ Params: { name: string } }>(`${OPERATIONS_PATH}/:name`, (request, reply) =>
       this.start(request, reply),
     );

@@ -59,7 +59,7 @@ export async function runService(options: ServiceOptions): Promise<void> {
       logger.fatal({ err: violation }, 'an invariant does not hold; the service ends');
       end.reject(new ApplianceError('INTERNAL', violation.message, { cause: violation }));
     };
-    const server = await ControlServer.listen({ appliance, stateDirectory, logger, onDefect });
+    const server = await ControlServer.listen({ appliance, stateDirectory, logger, onDefect, onStop: end.resolve });
     try {
       logger.info({ state: stateDirectory, socket: server.path }, 'serving');
       options.onReady({ pid: process.pid, state: stateDirectory, socket: server.path });

@@ -39,6 +39,7 @@ async function startService(t: TestContext, behaviour: FakeBehaviour = {}, subdi
       stateDirectory: directory,
       logger: pino({ level: 'silent' }),
       onDefect: (violation) => defects.push(violation),
+      onStop: () => undefined,
     }),
   );
   const remote = t.use(new RemoteAppliance(directory));
@@ -430,7 +431,7 @@ for (const subdirectory of ['', `${'long/'.repeat(60)}end`]) {
     assert.equal(await isListening(path), false);
     const fake = new FakeAppliance();
     const options = { appliance: fake.asAppliance(), stateDirectory: directory, logger: pino({ level: 'silent' }) };
-    t.use(await ControlServer.listen({ ...options, onDefect: () => undefined }));
+    t.use(await ControlServer.listen({ ...options, onDefect: () => undefined, onStop: () => undefined }));
     assert.equal(await isListening(path), true);
   });
 }
@@ -441,6 +442,7 @@ test('a socket that somebody listens on is left alone', async (t) => {
     appliance: new FakeAppliance().asAppliance(),
     stateDirectory: directory,
     onDefect: () => undefined,
+    onStop: () => undefined,
   };
   await rejectsWith(ControlServer.listen({ ...options, logger: pino({ level: 'silent' }) }), 'LOCKED');
   assert.deepEqual(await remote.status({}, recording()), fakeResults.status);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { HEALTH_PATH, OPERATIONS_PATH } from '../../appliance/api/control-protocol.ts';
+import { HEALTH_PATH, OPERATIONS_PATH, STOP_PATH } from '../../appliance/api/control-protocol.ts';
 import { processIo } from '../../appliance/cli/io.ts';
 import { buildProgram } from '../../appliance/cli/program.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
@@ -72,5 +72,6 @@ test('lists the exit codes, and no other', () => {
 
 test('names the paths of the service', () => {
   assert.ok(page.includes(`GET ${HEALTH_PATH}\``));
+  assert.ok(page.includes(`POST ${STOP_PATH}\``));
   assert.ok(page.includes(`POST ${OPERATIONS_PATH}/<name>\``));
 });

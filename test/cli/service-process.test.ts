@@ -270,3 +270,19 @@ test('a service that dies in the middle of a backup is an error of its command',
   assert.equal(exitCode, EXIT_CODES.unreachable);
   assert.match(stderr, /error SERVICE_UNREACHABLE: the service ended during backup\n/);
 });
+
+test('serve --stop ends the service in order, waits for its end, and says when there is none', async (t) => {
+  const { state, start, run } = await machine(t);
+  const none = await run('serve --stop --json');
+  assert.deepEqual([none.exitCode, JSON.parse(none.stdout)], [0, { stopped: false, pid: null, state }]);
+  assert.equal((await run('serve --stop')).stdout, `No service runs on ${state}.\n`);
+  const service = start('serve --json', 'slow-backup');
+  await service.until(({ stdout }) => stdout.includes('\n}\n'));
+  const backup = start('backup web --json');
+  await backup.until(({ stderr }) => stderr.includes('the backup has begun'));
+  const stopped = await run('serve --stop --json');
+  assert.deepEqual([stopped.exitCode, JSON.parse(stopped.stdout)], [0, { stopped: true, pid: service.pid, state }]);
+  assert.equal((await backup.result).exitCode, EXIT_CODES.interrupted);
+  assert.equal((await service.result).exitCode, 0);
+  assert.equal(await findService(state), undefined);
+});

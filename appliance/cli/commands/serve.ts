@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Command, Option } from 'commander';
-import { type CommandRun, defined } from '../command-run.ts';
+import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
 import { plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 
 interface ServeOptions {
+  readonly stop?: boolean;
   readonly log?: string;
   readonly logLevel: string;
 }
@@ -18,13 +19,16 @@ export function addServe(program: Command, cli: CliRun): void {
       'Owns the state directory, serves the disks of booted machines, and takes commands over the unix socket ' +
       '`control.sock` in it, so that several can work at the same time. Runs in the foreground until SIGTERM or SIGINT: ' +
       'then it aborts what runs at a safe place and ends; a second signal ends it at once. Its log goes to standard ' +
-      'error, as JSON lines.',
+      'error, as JSON lines. With --stop the service that runs is ended instead, by whomever it was started; booted machines ' +
+      'then wait for their disks until it runs again.',
     examples: [
       ['understudy serve', 'in the foreground; Ctrl-C ends it'],
       ['understudy serve --log /var/log/understudy.log', 'with its log in a file'],
+      ['understudy serve --stop', 'ends the one that runs'],
     ],
     options: (command) =>
       command
+        .option('--stop', 'end the service that runs, as SIGTERM does, and wait for its end')
         .option('--log <file>', 'append the log to this file instead of standard error')
         .addOption(
           new Option('--log-level <level>', 'what to log').choices(['debug', 'info', 'warn', 'error']).default('info'),
@@ -34,7 +38,8 @@ export function addServe(program: Command, cli: CliRun): void {
   });
 }
 
-async function serve(run: CommandRun, _args: readonly string[], options: ServeOptions): Promise<undefined> {
+async function serve(run: CommandRun, _args: readonly string[], options: ServeOptions): Promise<Outcome | undefined> {
+  if (options.stop === true) return stop(run);
   // The HTTP server and the log are loaded by the one command that needs them.
   const { runService } = await import('../service.ts');
   const { stateDirectory, connect, signal, io, dependencies } = run;
@@ -50,4 +55,15 @@ async function serve(run: CommandRun, _args: readonly string[], options: ServeOp
       run.emit({ value: service, text: ready });
     },
   });
+}
+
+async function stop(run: CommandRun): Promise<Outcome> {
+  const { stopService } = await import('../stop-service.ts');
+  const { stateDirectory, signal } = run;
+  const pid = await stopService({ stateDirectory, signal, clock: run.io.clock });
+  const text =
+    pid === undefined
+      ? `No service runs on ${plain(stateDirectory)}.\n`
+      : `Ended the service on ${plain(stateDirectory)} (process ${pid}).\n`;
+  return { value: { stopped: pid !== undefined, pid: pid ?? null, state: stateDirectory }, text };
 }
