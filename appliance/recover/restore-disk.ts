@@ -64,7 +64,7 @@ export async function restoreDisk(restore: DiskRestore): Promise<RestoredTarget>
   switch (target.kind) {
     case 'file': {
       const write = target.format === 'raw' ? writeRaw : writeImage;
-      const writtenBytes = await createWholeFile(target.path, (temporary) =>
+      const writtenBytes = await createWholeFile(target.path, restore.context.onNotice, (temporary) =>
         write(restore, { path: temporary, format: target.format }),
       );
       return { disk: disk.name, to: target.path, sizeBytes: disk.sizeBytes, writtenBytes };

@@ -53,7 +53,11 @@ export async function restoreMachine(
     targets.push(await restoreDisk({ parts, disk, target: { kind: 'file', path, format }, context }));
     undo.defer(() => rm(path, { force: true }));
   }
-  const nvramPath = await restoreNvram(parts, request, join(dirname(plans[0]?.path ?? ''), `${name}-nvram.fd`));
+  const nvramPath = await restoreNvram(parts, {
+    request,
+    path: join(dirname(plans[0]?.path ?? ''), `${name}-nvram.fd`),
+    onNotice: context.onNotice,
+  });
   if (nvramPath !== undefined) undo.defer(() => rm(nvramPath, { force: true }));
   const rewritten = rewriteDomain(
     definition,
@@ -101,9 +105,16 @@ function replacementOf({ path, format }: PlannedDisk): DiskReplacement {
   return { kind: 'file', path, format };
 }
 
-async function restoreNvram(parts: RecoverParts, request: RestoreRequest, path: string): Promise<string | undefined> {
+async function restoreNvram(
+  parts: RecoverParts,
+  {
+    request,
+    path,
+    onNotice,
+  }: Pick<RecoverContext, 'onNotice'> & { readonly request: RestoreRequest; readonly path: string },
+): Promise<string | undefined> {
   const bytes = await findAttachment(parts.repository, request.point, NVRAM_ATTACHMENT);
   if (bytes === undefined) return undefined;
-  await createWholeFile(path, (temporary) => writeFile(temporary, bytes, { mode: 0o600, flag: 'wx' }));
+  await createWholeFile(path, onNotice, (temporary) => writeFile(temporary, bytes, { mode: 0o600, flag: 'wx' }));
   return path;
 }
