@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process';
+import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
 import { run } from '../lab/run.ts';
 import { type DiskInput, sparseDisk } from './disk-input.ts';
-import { canRun, type ProcessFigures } from './measured-process.ts';
+import { canRun, measureProcess, type ProcessFigures } from './measured-process.ts';
 import type { BenchOptions } from './options.ts';
 import type { ProbeReport } from './probe.ts';
 import { serveRaw } from './server-process.ts';
@@ -14,6 +15,8 @@ import type { Workspace } from './workspace.ts';
 /** The huge disk of the rows that need one, and the share of data in it: 1 GiB for an input of 8 GiB. */
 export const LARGE_DISK_BYTES: number = 8 * 1024 ** 4;
 const SPARSE_DATA_SHARE = 1 / 8;
+/** Of the machine's memory, when the rest is filled before a run. */
+const LEFT_FREE_BYTES: number = 512 * 1024 ** 2;
 
 /** What one process of ours used of the machine, by the probe. */
 export interface Usage {
@@ -36,6 +39,7 @@ export class BenchContext {
   readonly #beganMs = systemClock.elapsedMs();
   readonly #present = new Map<string, boolean>();
   #isInterrupted = false;
+  #fillers = 0;
   #fullState: Promise<string> | undefined;
   #compressedImage: Promise<string> | undefined;
   #largeDisk: Promise<string> | undefined;
@@ -75,9 +79,33 @@ export class BenchContext {
     this.usages.push({ row, peakRssBytes: probe.peakRssBytes, maxDelayMs: probe.maxDelayMs, longest: probe.longest });
   }
 
-  /** Lets the kernel write what the last run left, so that the next does not pay for it. */
-  settle(): void {
+  /**
+   * Lets the kernel write what the last run left, so that the next does not pay for it; fills free memory; and reads the
+   * files and folders that the next run will read: what others wrote may have pushed them out of the page cache.
+   */
+  async settle(...sources: readonly string[]): Promise<void> {
     execFileSync('sync');
+    await this.#fillFreeMemory();
+    for (const path of sources) {
+      // tar does not read what goes to /dev/null.
+      const [command, args] = statSync(path).isDirectory() ? ['tar', ['-cf', '/dev/zero', path]] : ['cat', [path]];
+      await measureProcess(command, args, { discardsOutput: true });
+    }
+  }
+
+  /**
+   * Free memory of a virtual machine may have gone back to its host; whoever writes first then pays for getting it again,
+   * which can cost more than what is measured. Reading holes fills it with page cache that may be thrown away any time.
+   */
+  async #fillFreeMemory(): Promise<void> {
+    const freeKib = Number(/^MemFree: +(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'latin1'))?.[1] ?? 0);
+    const bytes = freeKib * 1024 - LEFT_FREE_BYTES;
+    if (bytes <= 0) return;
+    this.#fillers += 1;
+    const path = this.workspace.path(`filler-${this.#fillers}`);
+    writeFileSync(path, '');
+    truncateSync(path, bytes);
+    await measureProcess('cat', [path], { discardsOutput: true });
   }
 
   /** A state directory with one point of the input disk. */

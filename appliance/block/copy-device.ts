@@ -37,7 +37,8 @@ export interface CopyResult {
 }
 
 const DEFAULT_REQUEST_BYTES: number = 1024 * 1024;
-const DEFAULT_BYTES_IN_FLIGHT: number = 4 * 1024 * 1024;
+/** Enough that neither side waits for the other when threads get the processor late. */
+const DEFAULT_BYTES_IN_FLIGHT: number = 16 * 1024 * 1024;
 /** One zero request of the target; large ones would hold up progress and abort. */
 const ZERO_REQUEST_BYTES: number = 1024 * 1024 * 1024;
 

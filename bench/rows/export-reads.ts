@@ -44,7 +44,7 @@ export async function exportReads(bench: BenchContext): Promise<Comparison[]> {
       bench.say(`${load.what}, round ${round + 1} of ${bench.options.rounds}`);
       const socketPath = bench.workspace.socketPath('export');
       const run = async (server: ServerProcess): Promise<number> => {
-        if (load.isCold) dropPageCache(bench);
+        if (load.isCold) await dropPageCache(bench);
         return await load.run(server.uri());
       };
       const server = await bench.understudy.exportPoint(state, socketPath);
@@ -155,7 +155,7 @@ async function partsOf(path: string): Promise<{
   };
 }
 
-function dropPageCache(bench: BenchContext): void {
-  bench.settle();
+async function dropPageCache(bench: BenchContext): Promise<void> {
+  await bench.settle();
   writeFileSync(PAGE_CACHE_SWITCH, '1');
 }

@@ -94,7 +94,7 @@ async function makeChains(bench: BenchContext, full: string): Promise<Chain[]> {
 async function measure(bench: BenchContext, server: ServerProcess, chain: Chain): Promise<IncrementalReport> {
   const state = bench.workspace.statePath('state-incremental');
   await cloneState(chain.state, state);
-  bench.settle();
+  await bench.settle();
   const figures = await bench.understudy.subject(['incremental', state, server.uri(), BITMAP]);
   bench.use('incremental', figures);
   const report = JSON.parse(figures.stdout) as IncrementalReport;

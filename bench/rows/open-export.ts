@@ -22,7 +22,7 @@ export async function openExport(bench: BenchContext): Promise<Comparison[]> {
   await cloneState(await bench.largeState(), state);
   bench.say(`open an export: growing a chain to ${longChain} points`);
   await bench.understudy.subject(['grow', state, await bench.largeDisk(), String(longChain)]);
-  bench.settle();
+  await bench.settle();
   const samples: number[] = [];
   const points: number[] = [];
   for (let n = 0; n < rounds * SERVICES_PER_ROUND; n++) {

@@ -18,7 +18,7 @@ export async function sparseDisks(bench: BenchContext): Promise<Comparison[]> {
       await using source = await serveRaw(disk.path, bench.workspace.socketPath('sparse'));
       const state = bench.workspace.statePath('state-sparse');
       await bench.understudy.init(state);
-      bench.settle();
+      await bench.settle();
       const figures = await bench.understudy.backup(state, source.uri());
       bench.use('sparse disk', figures);
       disk.seconds.push(figures.wallMs / 1000);
