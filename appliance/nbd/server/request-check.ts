@@ -33,9 +33,9 @@ export class RequestCheck {
     if (this.#isReadOnly && isChange(type)) return { errno: NBD_ERRNO.EPERM, message: 'the export is read-only' };
     if ((flags & ~allowed) !== 0) return invalid(`flags 0x${flags.toString(16)} on ${commandName(type)}`);
     if (type === CMD.FLUSH) return undefined;
-    if (type === CMD.WRITE && this.#session.style === 'extended' && (flags & CMD_FLAG.PAYLOAD_LEN) === 0) {
-      return invalid('a write without PAYLOAD_LEN');
-    }
+    // After extended headers a write MUST carry PAYLOAD_LEN, and QEMU (8.2 to 10.0 at least) does not. Its length is that of its
+    // payload either way, so it is taken, as QEMU's own server does: refused, a guest of such a QEMU could not write at all.
+    //
     // Here the length is that of the payload; the range is checked when it was read.
     if (type === CMD.BLOCK_STATUS && (flags & CMD_FLAG.PAYLOAD_LEN) !== 0) return undefined;
     return this.#rangeRefusal(type, offset, length);
