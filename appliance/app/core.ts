@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdir, rmdir } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Catalog } from '../catalog/catalog.ts';
 import { refuseUnfinishedRebuild } from '../catalog/rebuild.ts';
 import { type ReconcileReport, reconcile } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
-import { type ApplianceError, systemErrorCode } from '../core/errors.ts';
+import type { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
@@ -15,7 +15,8 @@ import { RecoverService } from '../recover/recover-service.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
-import { PASS_THROUGH_MODE, prepareRuntimeDirectory } from './runtime-directory.ts';
+import { PASS_THROUGH_MODE } from './runtime-directory.ts';
+import { RuntimeLease } from './runtime-lease.ts';
 import type { StateDirectory } from './state-directory.ts';
 
 /** What stays the same while the appliance is open, whatever becomes of the catalog. */
@@ -69,8 +70,7 @@ export async function startCore(
   scope.use(catalog);
   scope.use(repository);
   const connections = scope.use(new ConnectionCache());
-  const runtimeDirectory = await prepareRuntimeDirectory(state.runtimePath);
-  scope.defer(() => removeIfEmpty(runtimeDirectory));
+  const { path: runtimeDirectory } = scope.use(await RuntimeLease.take(state));
   const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), PASS_THROUGH_MODE);
   const nbd = scope.use(await NbdServer.listen({ listen: { kind: 'unix', path: join(runtimeDirectory, 'nbd.sock') } }));
   const protect = new ProtectService({
@@ -110,15 +110,5 @@ async function prepareDirectory(path: string, mode: number): Promise<string> {
     return path;
   } catch (error) {
     throw storageError(error, 'create the directory', path);
-  }
-}
-
-/** Another process may have made it its own meanwhile, and a backup that was killed may have left something to be ended. */
-async function removeIfEmpty(path: string): Promise<void> {
-  try {
-    await rmdir(path);
-  } catch (error) {
-    const code = systemErrorCode(error);
-    if (code !== 'ENOTEMPTY' && code !== 'ENOENT') throw storageError(error, 'remove the directory', path);
   }
 }

@@ -39,6 +39,7 @@ import { type Core, type Foundation, openRepository, openStorage, startCore } fr
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
 import { deletePoint, findPoint, findPointOrLost, undeletePoint } from './point-removal.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
+import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
 
 export interface LocalOptions {
@@ -267,6 +268,9 @@ export class LocalAppliance implements Appliance {
     }
     if (missingContents > 0) onNotice(`${missingContents} contents are missing; run \`understudy check\``);
     for (const sentence of await core.protect.removeLeftovers()) onNotice(sentence);
+    for (const path of await removeAbandonedRuntimes(this.#foundation.state.runtimePath)) {
+      onNotice(`${path} was removed: the state directory that it belonged to is gone`);
+    }
     for (const sentence of await core.protect.thawLeftovers()) onNotice(sentence);
     if (!this.#options.isService) return;
     const { restored, problems } = await core.recover.restoreSessions();
