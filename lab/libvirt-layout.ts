@@ -31,8 +31,15 @@ const SYSTEM_FOLDERS = {
   cache: '/var/cache/libvirt',
 } as const;
 const APPARMOR = '/sys/kernel/security/apparmor';
-const BIND =
-  'while [ "$1" != -- ]; do mkdir -p "$2" && mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"';
+/**
+ * Root's daemon looks whether QEMU's user may use /dev/kvm and whether QEMU did, and examines QEMU anew, for minutes, whenever the
+ * two differ, as they do in containers. Without the device they agree.
+ */
+const MOUNT = [
+  '[ ! -e /dev/kvm ] || mount --bind "$0" /dev/kvm || exit 1',
+  'while [ "$1" != -- ]; do mkdir -p "$2" && mount --bind "$1" "$2" || exit 1; shift 2; done',
+  'shift; exec "$@"',
+].join('\n');
 
 /** In session mode, which is what libvirtd does when it is not root. */
 export function sessionLayout(directory: string, cacheDirectory: string): LibvirtLayout {
@@ -61,7 +68,7 @@ export function sessionLayout(directory: string, cacheDirectory: string): Libvir
 
 /**
  * As Debian's `qemu:///system`: the daemon is root, its QEMU is the user `libvirt-qemu`, files change hands, AppArmor
- * confines where the kernel has it. What lies in `/run/libvirt` for it lies in `<directory>/run` for us.
+ * confines where the kernel has it. There is no KVM. What lies in `/run/libvirt` for it lies in `<directory>/run` for us.
  */
 export function systemLayout(directory: string, cacheDirectory: string): LibvirtLayout {
   const folders = { ...ownFolders(directory), cache: `${cacheDirectory}-system` };
@@ -78,7 +85,16 @@ export function systemLayout(directory: string, cacheDirectory: string): Libvirt
     directories: Object.values(folders),
     directoryMode: 0o711,
     environment: { PATH: SYSTEM_PATH, HOME: directory },
-    command: [...MOUNT_NAMESPACE_COMMAND, 'sh', '-c', BIND, 'sh', ...mounts, '--', 'libvirtd'],
+    command: [
+      ...MOUNT_NAMESPACE_COMMAND,
+      'sh',
+      '-c',
+      MOUNT,
+      join(folders.etc, 'qemu.conf'),
+      ...mounts,
+      '--',
+      'libvirtd',
+    ],
     qemuConf: [
       'stdio_handler = "file"',
       'user = "libvirt-qemu"',

@@ -76,6 +76,10 @@ export class PrivateLibvirt implements AsyncDisposable {
     return libvirt;
   }
 
+  get isSystem(): boolean {
+    return this.#options.isSystem === true;
+  }
+
   /** The daemon's process id, while it runs. */
   get pid(): number | undefined {
     return this.#daemon?.pid;
@@ -116,7 +120,7 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   /** Where a path that the daemon names is for us. */
   outside(path: string): string {
-    return this.#options.isSystem === true ? outsideOf(this.directory, path) : path;
+    return this.isSystem ? outsideOf(this.directory, path) : path;
   }
 
   /** The process ids of the domains that run, by their pid files. */
@@ -161,7 +165,7 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   async #prepare(): Promise<void> {
     const { directories, directoryMode, configDirectory, environment, qemuConf, daemonConf } = this.#layout;
-    if (this.#options.isSystem === true) await chmod(this.directory, directoryMode);
+    if (this.isSystem) await chmod(this.directory, directoryMode);
     for (const path of directories) await mkdir(path, { recursive: true, mode: directoryMode });
     await mkdir(environment['XDG_CACHE_HOME'] ?? this.directory, { recursive: true });
     const lines = [...qemuConf, ...(this.#options.qemuConf ?? [])];

@@ -45,7 +45,8 @@ export async function removeLeftoverScratch(plans: readonly DiskPlan[]): Promise
     if (disk.source?.kind !== 'file') continue;
     const image = disk.source.path;
     const start = `.${basename(image)}.`;
-    for (const name of await namesIn(dirname(image))) {
+    // A service that is not root may not list libvirt's directories; libvirt removes what it made there itself.
+    for (const name of await namesIn(dirname(image), ['ENOENT', 'EACCES'])) {
       const isScratch = name.startsWith(start) && /^[0-9a-f]{16}\.scratch$/.test(name.slice(start.length));
       if (isScratch) await remove(join(dirname(image), name));
     }
@@ -88,11 +89,11 @@ async function endProcess(pid: number): Promise<void> {
   }
 }
 
-async function namesIn(directory: string): Promise<string[]> {
+async function namesIn(directory: string, unlistable: readonly string[] = ['ENOENT']): Promise<string[]> {
   try {
     return await readdir(directory);
   } catch (error) {
-    if (systemErrorCode(error) === 'ENOENT') return [];
+    if (unlistable.includes(systemErrorCode(error) ?? '')) return [];
     throw storageError(error, 'list', directory);
   }
 }

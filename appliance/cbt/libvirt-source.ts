@@ -5,6 +5,7 @@ import { ApplianceError, hasCode } from '../core/errors.ts';
 import { type MachineId, parseMachineId } from '../core/ids.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
+import { type Endpoint, parseEndpoint } from '../hypervisor/libvirt/endpoint.ts';
 import type { Machine } from '../hypervisor/libvirt/inventory.ts';
 import { readMachine } from '../hypervisor/libvirt/read-machine.ts';
 import { OwnCheckpoints } from './checkpoints.ts';
@@ -33,6 +34,8 @@ export interface LibvirtSourceOptions {
 /** What both kinds of sources are made from. */
 export interface PreparedMachine {
   readonly options: LibvirtSourceOptions;
+  /** Where the hypervisor is: paths of another host mean nothing here. */
+  readonly endpoint: Endpoint;
   readonly machine: Machine;
   readonly machineId: MachineId;
   readonly checkpoints: OwnCheckpoints;
@@ -51,6 +54,7 @@ const NVRAM_READ_ATTEMPTS = 5;
  * shut-off one from its images. @throws ApplianceError NO_PROTECTABLE_DISK, DOMAIN_BUSY, and libvirt's
  */
 export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<BackupSource> {
+  const endpoint = parseEndpoint(options.connection.uri);
   const machine = await readMachine(options.connection, options.domain, { signal: options.signal });
   const checkpoints = new OwnCheckpoints(options.domain, options.repositoryId);
   const base = await findBase(machine, checkpoints, options.previous);
@@ -74,18 +78,21 @@ export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<
   const notices: string[] = [];
   const prepared: PreparedMachine = {
     options,
+    endpoint,
     machine,
     machineId: parseMachineId(machine.id),
     checkpoints,
     plans,
     skipped,
-    attachments: await readAttachments(options.domain, machine, notices),
+    attachments: await readAttachments(options.domain, { machine, endpoint, notices }),
     notices,
     baseName: 'name' in base ? base.name : undefined,
   };
-  return machine.state === 'shut-off' || machine.state === 'crashed'
-    ? openOfflineSource(prepared)
-    : openLiveSource(prepared);
+  if (machine.state !== 'shut-off' && machine.state !== 'crashed') return openLiveSource(prepared);
+  if (endpoint.kind === 'local') return openOfflineSource(prepared);
+  throw new ApplianceError('NOT_SUPPORTED', `${machine.name} is shut off, and its disks lie on another host`, {
+    hint: 'Start the machine: QEMU then reads its disks for the backup. Or run the appliance on that host.',
+  });
 }
 
 async function findBase(
@@ -107,12 +114,16 @@ async function findBase(
 }
 
 /** The machine's definition and firmware variables. What cannot be saved is said. */
-async function readAttachments(domain: Domain, machine: Machine, notices: string[]): Promise<SourceAttachment[]> {
+async function readAttachments(
+  domain: Domain,
+  { machine, endpoint, notices }: Pick<PreparedMachine, 'machine' | 'endpoint' | 'notices'>,
+): Promise<SourceAttachment[]> {
   const definition = await domain.xml({ isSecure: true, isInactive: true });
   const attachments: SourceAttachment[] = [{ name: 'domain.xml', bytes: Buffer.from(definition, 'utf8') }];
   const { nvramPath } = machine.firmware;
   if (nvramPath !== null) {
-    const nvram = await readStable(nvramPath);
+    // A file of the same name on this host would be another machine's.
+    const nvram = endpoint.kind === 'local' ? await readStable(nvramPath) : undefined;
     if (nvram === undefined)
       notices.push(`the firmware variables in ${nvramPath} could not be read and are not in the point`);
     else attachments.push({ name: 'nvram', bytes: nvram });

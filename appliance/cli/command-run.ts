@@ -5,6 +5,7 @@ import type { Appliance, OperationContext, OperationName } from '../api/operatio
 import type { OperationParams, OperationResult } from '../api/schemas.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
+import { defaultUri } from './default-uri.ts';
 import type { CliDependencies } from './dependencies.ts';
 import { plain } from './format.ts';
 import type { CliIo } from './io.ts';
@@ -66,7 +67,7 @@ export class CommandRun implements AsyncDisposable {
     this.isJson = options.json === true;
     if (options.state === '') throw new ApplianceError('BAD_ARGUMENT', '--state needs a directory');
     this.stateDirectory = stateDirectory(options.state, io);
-    this.connect = options.connect;
+    this.connect = options.connect ?? defaultUri(io.env);
     this.paint = paintFor(io.stdout, io.env);
     this.display = io.stderr.isTTY === true && !this.isJson ? new ProgressDisplay(io) : undefined;
   }

@@ -211,6 +211,11 @@ export const ERROR_CODES = {
     exit: 'unreachable',
     hint: 'libvirtd ended or restarted; open a new connection and look at what became of the job.',
   },
+  SSH_FAILED: {
+    retry: 'transient',
+    exit: 'unreachable',
+    hint: 'Try `ssh` to that host by hand, as the user and with the key of the URI; nothing must be asked.',
+  },
   QEMU_ACCESS: {
     retry: 'after-repair',
     exit: 'failed',
@@ -245,6 +250,11 @@ export const ERROR_CODES = {
 
   // cbt, protect, recover
   TRACKER_FAILED: { retry: 'transient', exit: 'failed', hint: 'The next backup will scan the whole disk.' },
+  BACKUP_UNREACHABLE: {
+    retry: 'after-repair',
+    exit: 'unreachable',
+    hint: 'The hypervisor is another host and its disks cannot be read from here; qemu+ssh:// needs neither ports nor certificates.',
+  },
   SOURCE_CHANGED: {
     retry: 'transient',
     exit: 'failed',

@@ -14,6 +14,7 @@ const CONTROL = /(?!\n)\p{Cc}/u;
 /** What each command line asks the appliance for, last, and the document that `--json` prints. */
 const COMMANDS: readonly {
   readonly line: string;
+  readonly env?: Readonly<Record<string, string>>;
   readonly name: OperationName;
   readonly params: unknown;
   readonly result: unknown;
@@ -22,6 +23,20 @@ const COMMANDS: readonly {
   { line: 'machine list', name: 'machineList', params: {}, result: [fakeResults.machine] },
   {
     line: 'machine list --connect qemu:///session',
+    name: 'machineList',
+    params: { connect: 'qemu:///session' },
+    result: [fakeResults.machine],
+  },
+  {
+    line: 'machine list',
+    env: { LIBVIRT_DEFAULT_URI: 'qemu+ssh://lab/system' },
+    name: 'machineList',
+    params: { connect: 'qemu+ssh://lab/system' },
+    result: [fakeResults.machine],
+  },
+  {
+    line: 'machine list --connect qemu:///session',
+    env: { LIBVIRT_DEFAULT_URI: 'qemu+ssh://lab/system' },
     name: 'machineList',
     params: { connect: 'qemu:///session' },
     result: [fakeResults.machine],
@@ -76,10 +91,11 @@ const COMMANDS: readonly {
   { line: 'gc --now', name: 'gc', params: { now: true }, result: fakeResults.gc },
 ];
 
-for (const { line, name, params, result } of COMMANDS) {
-  test(`\`${line}\` asks for ${name}, prints plain text, and one document with --json`, async () => {
+for (const { line, env = {}, name, params, result } of COMMANDS) {
+  const variables = Object.entries(env).map(([key, value]) => `${key}=${value} `);
+  test(`\`${variables.join('')}${line}\` asks for ${name}, prints plain text, and one document with --json`, async () => {
     const words = line.split(' ');
-    const asText = await runCommand(words);
+    const asText = await runCommand(words, { env });
     assert.equal(asText.exitCode, 0);
     assert.equal(asText.stderr, '');
     const last = asText.appliance.calls.at(-1);
@@ -89,7 +105,7 @@ for (const { line, name, params, result } of COMMANDS) {
     assert.doesNotMatch(asText.stdout, CONTROL);
     assert.doesNotMatch(asText.stdout, /undefined|NaN|\[object|null/);
 
-    const asJson = await runCommand([...words, '--json']);
+    const asJson = await runCommand([...words, '--json'], { env });
     assert.equal(asJson.exitCode, 0);
     assert.equal(asJson.stderr, '');
     assert.deepEqual(JSON.parse(asJson.stdout), result);

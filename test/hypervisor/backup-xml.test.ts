@@ -8,7 +8,7 @@ const test = suite('backup and checkpoint XML');
 
 test('a pull backup names every disk, with its export, base, bitmap and scratch file', () => {
   const xml = backupXml({
-    socketPath: '/run/b.sock',
+    server: { kind: 'unix', socketPath: '/run/b.sock' },
     disks: [
       { target: 'vda', exportName: 'vda', mode: { kind: 'full' }, scratchPath: '/s/vda' },
       {
@@ -42,8 +42,11 @@ test('a checkpoint names the disks with a bitmap and those without', () => {
 
 test('a plan that QEMU could not carry out is a defect of the caller', () => {
   const full = { target: 'vda', exportName: 'vda', mode: { kind: 'full' }, scratchPath: '/s' } as const;
-  const plan = { socketPath: '/run/b.sock', disks: [full], excludedTargets: [] };
+  const plan = { server: { kind: 'unix', socketPath: '/run/b.sock' }, disks: [full], excludedTargets: [] } as const;
   assert.throws(() => backupXml({ ...plan, disks: [] }), InvariantViolation);
-  assert.throws(() => backupXml({ ...plan, socketPath: `/${'é'.repeat(54)}` }), InvariantViolation);
+  assert.throws(
+    () => backupXml({ ...plan, server: { kind: 'unix', socketPath: `/${'é'.repeat(54)}` } }),
+    InvariantViolation,
+  );
   assert.throws(() => backupXml({ ...plan, disks: [{ ...full, exportBitmap: 'b' }] }), InvariantViolation);
 });

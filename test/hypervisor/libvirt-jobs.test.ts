@@ -32,7 +32,7 @@ async function planJob(rig: LibvirtRig, name: string, base?: string): Promise<Jo
   const bitmap = base === undefined ? {} : { exportBitmap: 'changed' };
   return {
     backup: backupXml({
-      socketPath,
+      server: { kind: 'unix', socketPath },
       disks: [{ target: 'vda', exportName: 'first', mode, scratchPath, ...bitmap }],
       excludedTargets: [],
     }),
@@ -147,13 +147,13 @@ test('a disk of a mixed job can be full while another is incremental', async (t)
   const socketPath = scratch('sock');
   const full = { target: 'vda', exportName: 'vda', mode: { kind: 'full' }, scratchPath: scratch('a') } as const;
   await domain.backupBegin({
-    backup: backupXml({ socketPath, disks: [full, vdb], excludedTargets: [] }),
+    backup: backupXml({ server: { kind: 'unix', socketPath }, disks: [full, vdb], excludedTargets: [] }),
     checkpoint: checkpoint('cp1'),
   });
   await domain.endBackup(socketPath);
   const incremental = { ...full, mode: { kind: 'incremental', checkpoint: 'cp1' }, exportBitmap: 'changed' } as const;
   await domain.backupBegin({
-    backup: backupXml({ socketPath, disks: [incremental, vdb], excludedTargets: [] }),
+    backup: backupXml({ server: { kind: 'unix', socketPath }, disks: [incremental, vdb], excludedTargets: [] }),
     checkpoint: checkpoint('cp2'),
   });
   const running = await domain.backupXml();

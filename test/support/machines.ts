@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomUUID } from 'node:crypto';
+import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import {
+  createDataDisk,
+  type GuestImage,
+  guestDomainXml,
+  guestImage,
+  probeAcceleration,
+  shellSocketPath,
+} from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import type { TestContext } from './test-scope.ts';
@@ -22,6 +30,13 @@ export interface LibvirtRig {
 
 export async function startLibvirt(t: TestContext): Promise<LibvirtRig> {
   const libvirt = t.use(await PrivateLibvirt.start());
+  const connection = t.use(await LibvirtConnection.open(libvirt.uri));
+  return { libvirt, connection };
+}
+
+/** As Debian's `qemu:///system`; see `systemLayout`. Only where `systemLibvirtObstacle` has nothing to say. */
+export async function startSystemLibvirt(t: TestContext): Promise<LibvirtRig> {
+  const libvirt = t.use(await PrivateLibvirt.start({ isSystem: true }));
   const connection = t.use(await LibvirtConnection.open(libvirt.uri));
   return { libvirt, connection };
 }
@@ -73,14 +88,28 @@ export interface RunningGuest {
 
 /** The small guest with a 64 MiB ext4 disk at `/data`, up and answering. */
 export async function startGuest(t: TestContext, rig: LibvirtRig, name: string = 'guest'): Promise<RunningGuest> {
-  const image = await guestImage();
-  const acceleration = await probeAcceleration(image);
+  const shared = await guestImage();
+  const acceleration = rig.libvirt.isSystem ? 'tcg' : await probeAcceleration(shared);
+  // Files change hands under a daemon of the system, and QEMU of another user may not get as far as the shared ones.
+  const image = rig.libvirt.isSystem ? await copyImage(shared, rig.libvirt.directory) : shared;
   const diskPath = join(rig.libvirt.directory, `${name}.qcow2`);
   await createDataDisk({ path: diskPath, sizeBytes: 64 * 1024 * 1024, format: 'qcow2', files: { hello: 'world' } });
   const disks = [{ path: diskPath, format: 'qcow2', target: 'vda', serial: 'UNDERSTUDY-1' }] as const;
   const domain = await rig.connection.define(guestDomainXml({ name, image, acceleration, disks }));
   await domain.start();
+  return { domain, console: await consoleOf(t, rig.libvirt, domain), diskPath };
+}
+
+/** The shell of a guest that runs, when it answers. */
+export async function consoleOf(t: TestContext, libvirt: PrivateLibvirt, domain: Domain): Promise<GuestConsole> {
   const socketPath = shellSocketPath(await domain.xml());
   if (socketPath === undefined) throw new Error('the guest has no shell port');
-  return { domain, console: t.use(await GuestConsole.connect(socketPath)), diskPath };
+  return t.use(await GuestConsole.connect(libvirt.outside(socketPath)));
+}
+
+async function copyImage(image: GuestImage, directory: string): Promise<GuestImage> {
+  const [kernelPath, initrdPath] = [join(directory, 'kernel'), join(directory, 'initrd')];
+  await copyFile(image.kernelPath, kernelPath);
+  await copyFile(image.initrdPath, initrdPath);
+  return { ...image, kernelPath, initrdPath };
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { invariant } from '../../core/invariant.ts';
-import { element, formatXml, type XmlElement } from './xml.ts';
+import { attributeOf, childrenOf, element, find, formatXml, parseXml, type XmlElement } from './xml.ts';
 
 /** One disk of a pull backup. */
 export interface BackupDisk {
@@ -16,9 +16,15 @@ export interface BackupDisk {
   readonly scratchPath: string;
 }
 
+/** Where QEMU opens its NBD server. */
+export type BackupServer =
+  /** A path of at most 107 bytes. */
+  | { readonly kind: 'unix'; readonly socketPath: string }
+  /** `isTls`: with the certificates of qemu.conf, and only for clients with one of the same authority. */
+  | { readonly kind: 'tcp'; readonly address: string; readonly port: number; readonly isTls: boolean };
+
 export interface BackupPlan {
-  /** Unix socket of the NBD server that QEMU opens; not longer than 107 bytes. */
-  readonly socketPath: string;
+  readonly server: BackupServer;
   readonly disks: readonly BackupDisk[];
   /** Targets of the machine's other disks: libvirt backs up every disk that is not named. */
   readonly excludedTargets: readonly string[];
@@ -38,10 +44,9 @@ export const MAX_SOCKET_PATH_LENGTH = 107;
 /** The `<domainbackup>` of a pull backup (libvirt: formatbackup.html). */
 export function backupXml(plan: BackupPlan): string {
   invariant(plan.disks.length > 0, 'a backup has a disk');
-  invariant(Buffer.byteLength(plan.socketPath) <= MAX_SOCKET_PATH_LENGTH, 'a unix socket path has at most 107 bytes');
   return formatXml(
     element('domainbackup', { mode: 'pull' }, [
-      element('server', { transport: 'unix', socket: plan.socketPath }),
+      backupServer(plan.server),
       element('disks', {}, [
         ...plan.disks.map(backupDisk),
         ...plan.excludedTargets.map((target) => element('disk', { name: target, backup: 'no' })),
@@ -64,6 +69,16 @@ export function checkpointXml(plan: CheckpointPlan): string {
   );
 }
 
+function backupServer(server: BackupServer): XmlElement {
+  if (server.kind === 'tcp') {
+    const { address, port, isTls } = server;
+    return element('server', { transport: 'tcp', name: address, port: String(port), tls: isTls ? 'yes' : 'no' });
+  }
+  const { socketPath } = server;
+  invariant(Buffer.byteLength(socketPath) <= MAX_SOCKET_PATH_LENGTH, 'a unix socket path has at most 107 bytes');
+  return element('server', { transport: 'unix', socket: socketPath });
+}
+
 function backupDisk(disk: BackupDisk): XmlElement {
   const isIncremental = disk.mode.kind === 'incremental';
   invariant(isIncremental || disk.exportBitmap === undefined, 'only an incremental disk exports a bitmap');
@@ -80,4 +95,17 @@ function backupDisk(disk: BackupDisk): XmlElement {
     },
     [element('scratch', { file: disk.scratchPath })],
   );
+}
+
+/** What tells whose job a running one is: its unix socket, if it has one, and the names of its exports. */
+export function readBackupXml(xml: string): {
+  readonly socketPath: string | undefined;
+  readonly exportNames: string[];
+} {
+  const job = parseXml(xml);
+  const disks = childrenOf(find(job, 'disks'), 'disk').filter((disk) => attributeOf(disk, 'backup') !== 'no');
+  return {
+    socketPath: attributeOf(find(job, 'server'), 'socket'),
+    exportNames: disks.map((disk) => attributeOf(disk, 'exportname') ?? attributeOf(disk, 'name') ?? ''),
+  };
 }

@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { systemClock } from '../../core/clock.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
+import { readBackupXml } from './backup-xml.ts';
 import type { CallOptions } from './call-channel.ts';
 import { type Caller, Checkpoint } from './checkpoint.ts';
 import {
@@ -22,7 +23,6 @@ import type {
   JobStats,
   Screenshot,
 } from './protocol.ts';
-import { attributeOf, find, parseXml } from './xml.ts';
 
 export interface XmlOptions extends CallOptions {
   /** With passwords (VIR_DOMAIN_XML_SECURE). */
@@ -183,11 +183,11 @@ export class Domain implements DomainIdentity {
   }
 
   /**
-   * Ends the pull backup whose NBD server is at `socketPath` and waits until it is gone, with its socket and scratch files; a job of
-   * anybody else is left alone. Returns whether there was such a backup. Throws TIMED_OUT, also for the waiting.
+   * Ends the pull backup whose NBD server is at the unix socket `mark`, or whose exports' names all begin with `mark`, and waits until
+   * it is gone, with its socket and scratch files; a job of anybody else is left alone. Returns whether there was such a backup. Throws TIMED_OUT, also for the waiting.
    */
-  async endBackup(socketPath: string, options: CallOptions = {}): Promise<boolean> {
-    if (!(await this.#isBackupRunning(socketPath, options))) return false;
+  async endBackup(mark: string, options: CallOptions = {}): Promise<boolean> {
+    if (!(await this.#isBackupRunning(mark, options))) return false;
     try {
       await this.abortJob(options);
     } catch (error) {
@@ -195,10 +195,10 @@ export class Domain implements DomainIdentity {
       if (!hasCode(error, 'DOMAIN_WRONG_STATE')) throw error;
     }
     const deadline = systemClock.elapsedMs() + (options.timeoutMs ?? BACKUP_END_TIMEOUT_MS);
-    while (await this.#isBackupRunning(socketPath, options)) {
+    while (await this.#isBackupRunning(mark, options)) {
       if (systemClock.elapsedMs() > deadline) {
         throw new ApplianceError('TIMED_OUT', `the backup job of ${this.name} does not end`, {
-          details: { socketPath },
+          details: { mark },
         });
       }
       await delay(BACKUP_END_POLL_MS);
@@ -275,10 +275,11 @@ export class Domain implements DomainIdentity {
     return returnValue(await this.#caller.call('monitorCommand', args, options));
   }
 
-  async #isBackupRunning(socketPath: string, options: CallOptions): Promise<boolean> {
+  async #isBackupRunning(mark: string, options: CallOptions): Promise<boolean> {
     try {
-      const server = find(parseXml(await this.backupXml(options)), 'server');
-      return attributeOf(server, 'socket') === socketPath;
+      const { socketPath, exportNames } = readBackupXml(await this.backupXml(options));
+      if (socketPath === mark) return true;
+      return exportNames.length > 0 && exportNames.every((name) => name.startsWith(mark));
     } catch (error) {
       if (hasCode(error, 'NO_BACKUP_JOB', 'DOMAIN_WRONG_STATE', 'DOMAIN_NOT_FOUND')) return false;
       throw error;

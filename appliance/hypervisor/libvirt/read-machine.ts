@@ -6,6 +6,7 @@ import { imageInfo } from '../qemu-img.ts';
 import type { CallOptions } from './call-channel.ts';
 import type { LibvirtConnection } from './connection.ts';
 import type { Domain } from './domain.ts';
+import { isLocal } from './endpoint.ts';
 import { type InventoryFacts, type Machine, type MachineDisk, machineFromXml } from './inventory.ts';
 import { attributeOf, find, parseXml, textOf } from './xml.ts';
 
@@ -50,7 +51,9 @@ export async function readMachine(
       size ??= volume?.sizeBytes;
     }
     if (size !== undefined) sizes[disk.target] = size;
-    const level = format === 'qcow2' && path !== undefined ? await readCompat(path) : undefined;
+    // A file of the same name on this host would be another one.
+    const level =
+      format === 'qcow2' && path !== undefined && isLocal(connection.uri) ? await readCompat(path) : undefined;
     if (level !== undefined) compat[disk.target] = level;
   }
   const facts: InventoryFacts = { state, sizes, compat, volumePaths, formats };
