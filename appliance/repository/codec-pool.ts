@@ -125,10 +125,23 @@ export class CodecPool {
   }
 
   #submit(job: CodecJob, costBytes: number): Promise<CodecReply> {
+    return this.#submitTo(this.#readerInFrontOf(job) ?? this.#leastLoaded(), job, costBytes);
+  }
+
+  #leastLoaded(): Member {
     let member = this.#members[0];
     invariant(member !== undefined, 'the pool has a worker');
     for (const other of this.#members) if (other.loadBytes < member.loadBytes) member = other;
-    return this.#submitTo(member, job, costBytes);
+    return member;
+  }
+
+  /** The thread whose next message ends with the frame in front of this job's: it reads both in one piece. */
+  #readerInFrontOf(job: CodecJob): Member | undefined {
+    if (job.op !== 'decode') return undefined;
+    return this.#members.find((member) => {
+      const last = member.outbox.at(-1)?.job;
+      return last?.op === 'decode' && last.packId === job.packId && last.offset + last.frameBytes === job.offset;
+    });
   }
 
   #submitTo(chosen: Member, job: CodecJob, costBytes: number): Promise<CodecReply> {
