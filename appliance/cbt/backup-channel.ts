@@ -86,8 +86,16 @@ function sshChannel({ directory, signal }: ChannelOptions, target: SshTarget): B
     },
     connect: async (exportName, metaContexts) => {
       tunnel ??= SshTunnel.open({ target, socketPath: path, remote: { host: LOOPBACK, port }, signal });
-      await tunnel;
-      return connectTo({ kind: 'unix', path, exportName }, { metaContexts, signal });
+      const dug = await tunnel;
+      try {
+        return await connectTo({ kind: 'unix', path, exportName }, { metaContexts, signal });
+      } catch (cause) {
+        if (!hasCode(cause, 'NBD_CONNECT_FAILED', 'NBD_CONNECTION_LOST', 'TIMED_OUT')) throw cause;
+        throw unreachable(`the disks cannot be read through ssh to ${target.host}: ${dug.lastWords || cause.message}`, {
+          cause,
+          hint: `Let sshd on ${target.host} forward ports to ${LOOPBACK} for that user (AllowTcpForwarding, PermitOpen), or use qemu+tls://.`,
+        });
+      }
     },
     [Symbol.asyncDispose]: async () => {
       const [opened] = await Promise.allSettled([tunnel]);

@@ -63,6 +63,11 @@ export class SshTunnel implements AsyncDisposable {
     }
   }
 
+  /** The end of what ssh had to say. */
+  get lastWords(): string {
+    return this.#stderr.trim();
+  }
+
   /** Ends the process and waits for it. Idempotent. */
   async close(): Promise<void> {
     if (this.#hasExited || this.#child.pid === undefined) return;
