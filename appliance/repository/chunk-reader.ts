@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ContentKey, keyToHex } from '../core/content-id.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
+import type { PackId } from '../core/ids.ts';
+import { invariant } from '../core/invariant.ts';
 import { type Arena, SlabPool } from './arena.ts';
 import { ChunkCache } from './chunk-cache.ts';
 import type { ChunkIndex, ChunkLocation } from './chunk-index.ts';
 import type { CodecPool } from './codec-pool.ts';
+import type { FrameToDecode } from './codec-protocol.ts';
 import { NODE_BYTES } from './format.ts';
 import { checkNode } from './node.ts';
 import type { ObjectStore } from './object-store.ts';
@@ -13,6 +16,8 @@ import { packKey } from './pack-writer.ts';
 /** Nodes that are kept decoded: 32 MiB, which maps 64 GiB of disk at 64 KiB a chunk. */
 const MAX_CACHED_NODES = 16_384;
 const NODE_SLABS = 64;
+/** Plain bytes of one job of a codec thread: half of a read of 1 MiB, so that two threads share it. */
+const MAX_BYTES_PER_DECODE: number = 512 * 1024;
 
 export interface ChunkReaderOptions {
   readonly pool: CodecPool;
@@ -27,6 +32,20 @@ interface DecodeTarget {
   readonly outAt: number;
   readonly outBytes: number;
   readonly target?: SharedArrayBuffer;
+}
+
+/** A whole chunk, and the shared memory where it goes: as many bytes as a chunk has. */
+export interface ChunkRead {
+  readonly key: ContentKey;
+  readonly into: Buffer;
+}
+
+/** Chunks of one pack that lie one behind the other, and go to the same memory. */
+interface ReadGroup {
+  readonly packId: PackId;
+  readonly target: SharedArrayBuffer;
+  readonly reads: ChunkRead[];
+  readonly frames: FrameToDecode[];
 }
 
 /** Arena bytes that a reader takes. */
@@ -59,14 +78,27 @@ export class ChunkReader {
    * @throws ApplianceError CHUNK_MISSING, OBJECT_NOT_FOUND, REPOSITORY_CORRUPT, IO_FAILED
    */
   async readChunk(key: ContentKey, at: number, into: Buffer): Promise<void> {
-    const target = into.buffer;
-    // A whole chunk into shared memory needs no copy, and large sequential reads do not drive others out of the cache.
-    if (into.length !== this.#options.chunkBytes || !(target instanceof SharedArrayBuffer)) {
-      await this.#cache.read(key, at, into);
-    } else if (!this.#cache.tryRead(key, at, into)) {
-      const length = await this.#decode(key, { outAt: into.byteOffset, outBytes: into.length, target });
-      into.fill(0, length);
-    }
+    if (this.takesWhole(into)) await this.readChunks([{ key, into }]);
+    else await this.#cache.read(key, at, into);
+  }
+
+  /** True when a read into this memory can be given to `readChunks`. */
+  takesWhole(into: Buffer): boolean {
+    return into.length === this.#options.chunkBytes && into.buffer instanceof SharedArrayBuffer;
+  }
+
+  /**
+   * Whole chunks straight into shared memory: nothing is copied, what lies together in a pack is read together, and large
+   * sequential reads do not drive others out of the cache. When it settles, nothing writes to the memory any more.
+   * @throws ApplianceError as `readChunk`, for the first chunk that fails
+   */
+  async readChunks(reads: readonly ChunkRead[]): Promise<void> {
+    const missed = reads.filter(({ key, into }) => !this.#cache.tryRead(key, 0, into));
+    if (missed.length === 0) return;
+    if (this.#options.index.ready() !== undefined) await this.#untilReady();
+    const groups = this.#groupsOf(missed);
+    const settled = await Promise.allSettled(groups.map((group) => this.#readGroup(group)));
+    for (const result of settled) if (result.status === 'rejected') throw result.reason;
   }
 
   /** A cached node; undefined when it has to be loaded. The buffer is shared: never write to it. */
@@ -146,16 +178,64 @@ export class ChunkReader {
     }
   }
 
-  #decodeAt(key: ContentKey, at: ChunkLocation, out: DecodeTarget): Promise<number> {
-    return this.#options.pool.decode({
-      packId: at.packId,
-      path: this.#options.store.localPath(packKey(at.packId)),
-      offset: at.offset,
-      frameBytes: at.frameBytes,
-      id: key,
+  async #decodeAt(key: ContentKey, { packId, offset, frameBytes }: ChunkLocation, out: DecodeTarget): Promise<number> {
+    const { outAt, ...place } = out;
+    const { plainBytes, problems } = await this.#options.pool.decode({
+      packId,
+      path: this.#options.store.localPath(packKey(packId)),
+      frames: [{ offset, frameBytes, id: key, outAt }],
       verify: 'seal',
-      ...out,
+      ...place,
     });
+    const [problem] = problems;
+    if (problem !== undefined) throw new ApplianceError(problem.code ?? 'INTERNAL', problem.message);
+    return plainBytes[0] ?? 0;
+  }
+
+  /** In order, so that neighbours meet. */
+  #groupsOf(reads: readonly ChunkRead[]): ReadGroup[] {
+    const limit = Math.max(1, Math.floor(MAX_BYTES_PER_DECODE / this.#options.chunkBytes));
+    const groups: ReadGroup[] = [];
+    let end = 0;
+    for (const read of reads) {
+      const target = read.into.buffer;
+      invariant(target instanceof SharedArrayBuffer, 'other threads write to the memory of a whole chunk');
+      const { packId, offset, frameBytes } = this.#locate(read.key);
+      let group = groups.at(-1);
+      const isNext =
+        group?.packId === packId && end === offset && group.target === target && group.reads.length < limit;
+      if (group === undefined || !isNext) {
+        group = { packId, target, reads: [], frames: [] };
+        groups.push(group);
+      }
+      group.reads.push(read);
+      group.frames.push({ offset, frameBytes, id: read.key, outAt: read.into.byteOffset });
+      end = offset + frameBytes;
+    }
+    return groups;
+  }
+
+  async #readGroup({ packId, target, reads, frames }: ReadGroup): Promise<void> {
+    const { plainBytes, problems } = await this.#options.pool.decode({
+      packId,
+      path: this.#options.store.localPath(packKey(packId)),
+      frames,
+      outBytes: this.#options.chunkBytes,
+      target,
+      verify: 'seal',
+    });
+    let decoded = 0;
+    for (const [n, { key, into }] of reads.entries()) {
+      const problem = problems.find(({ frame }) => frame === n);
+      if (problem === undefined) {
+        into.fill(0, plainBytes[decoded] ?? 0);
+        decoded += 1;
+      } else if (problem.code === 'OBJECT_NOT_FOUND') {
+        // Garbage collection may have moved it meanwhile.
+        const length = await this.#decode(key, { outAt: into.byteOffset, outBytes: into.length, target });
+        into.fill(0, length);
+      } else throw new ApplianceError(problem.code ?? 'INTERNAL', problem.message);
+    }
   }
 
   /** Rarely needed: jobs for the threads travel together only when nothing is awaited before they are given. */

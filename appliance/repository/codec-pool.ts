@@ -83,11 +83,13 @@ export class CodecPool {
     return frames;
   }
 
-  /** Plain length of the content. */
-  async decode(job: Omit<DecodeJob, 'op'>): Promise<number> {
-    const { plainBytes } = await this.#submit({ op: 'decode', ...job }, 2 * job.outBytes);
-    invariant(plainBytes !== undefined, 'a decode job answers with a length');
-    return plainBytes;
+  /** Lengths of the contents that could be decoded, in order, and the frames that could not. */
+  async decode(job: Omit<DecodeJob, 'op'>): Promise<DecodedFrames> {
+    const cost = 2 * job.outBytes * job.frames.length;
+    const { plainBytes, problems } = await this.#submit({ op: 'decode', ...job }, cost);
+    invariant(plainBytes !== undefined && problems !== undefined, 'a decode job answers with lengths and problems');
+    invariant(plainBytes.length + problems.length === job.frames.length, 'each frame has a length or a problem');
+    return { plainBytes, problems };
   }
 
   /** Reads and decodes frames without keeping their contents; settles with those that did not verify. */
@@ -125,7 +127,7 @@ export class CodecPool {
   }
 
   #submit(job: CodecJob, costBytes: number): Promise<CodecReply> {
-    return this.#submitTo(this.#readerInFrontOf(job) ?? this.#leastLoaded(), job, costBytes);
+    return this.#submitTo(this.#leastLoaded(), job, costBytes);
   }
 
   #leastLoaded(): Member {
@@ -133,15 +135,6 @@ export class CodecPool {
     invariant(member !== undefined, 'the pool has a worker');
     for (const other of this.#members) if (other.loadBytes < member.loadBytes) member = other;
     return member;
-  }
-
-  /** The thread whose next message ends with the frame in front of this job's: it reads both in one piece. */
-  #readerInFrontOf(job: CodecJob): Member | undefined {
-    if (job.op !== 'decode') return undefined;
-    return this.#members.find((member) => {
-      const last = member.outbox.at(-1)?.job;
-      return last?.op === 'decode' && last.packId === job.packId && last.offset + last.frameBytes === job.offset;
-    });
   }
 
   #submitTo(chosen: Member, job: CodecJob, costBytes: number): Promise<CodecReply> {
@@ -213,6 +206,12 @@ export class CodecPool {
       pending.clear();
     }
   }
+}
+
+/** What `decode` settles with. */
+export interface DecodedFrames {
+  readonly plainBytes: readonly number[];
+  readonly problems: readonly FrameProblem[];
 }
 
 function asError(error: { readonly code: ErrorCode | undefined; readonly message: string }): Error {

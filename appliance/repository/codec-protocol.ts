@@ -36,15 +36,23 @@ export interface EncodedFrames {
   readonly checksums: readonly number[];
 }
 
-/** Read a frame of a pack file and decode it to `outAt` of the arena, or of `target`. The id is a latin1 key. */
-export interface DecodeJob {
-  readonly op: 'decode';
-  readonly packId: string;
-  readonly path: string;
+/** A stored frame, and where in the arena or the job's target its content goes. The id is a latin1 key. */
+export interface FrameToDecode {
   readonly offset: number;
   readonly frameBytes: number;
   readonly id: string;
   readonly outAt: number;
+}
+
+/**
+ * Read frames of a pack file, which lie one behind the other, in one piece, and decode each to its place in the arena, or
+ * in `target`. Each content has room for `outBytes`.
+ */
+export interface DecodeJob {
+  readonly op: 'decode';
+  readonly packId: string;
+  readonly path: string;
+  readonly frames: readonly FrameToDecode[];
   readonly outBytes: number;
   readonly target?: SharedArrayBuffer;
   readonly verify: Verification;
@@ -82,7 +90,7 @@ export type Verification = 'id' | 'seal';
 
 export type CodecJob = HashJob | EncodeJob | DecodeJob | VerifyJob | ForgetJob;
 
-/** A frame that did not verify. `frame` is its index in the job; IO_FAILED when it could not be read at all. */
+/** A frame that could not be decoded. `frame` is its index in the job; IO_FAILED when it could not be read at all. */
 export interface FrameProblem {
   readonly frame: number;
   readonly code: ErrorCode | undefined;
@@ -95,12 +103,12 @@ export interface CodecRequest {
 }
 
 /**
- * `frames`: of an encode job. `plainBytes`: the length of what a decode job put there. `problems`: of a verify job.
+ * `frames`: of an encode job. `plainBytes`: lengths of the contents of a decode job. `problems`: of a decode or verify job.
  */
 export interface CodecReply {
   readonly ticket: number;
   readonly frames?: EncodedFrames;
-  readonly plainBytes?: number;
+  readonly plainBytes?: readonly number[];
   readonly problems?: readonly FrameProblem[];
   readonly error?: { readonly code: ErrorCode | undefined; readonly message: string };
 }

@@ -18,6 +18,7 @@ import type {
   EncodeJob,
   ForgetJob,
   FrameProblem,
+  FrameToDecode,
   FrameToVerify,
   HashJob,
   VerifyJob,
@@ -77,33 +78,40 @@ function encode(job: EncodeJob): EncodedFrames {
   return { lengths, checksums };
 }
 
-/** `frame` is what has been read already, together with others; undefined: it is read here. */
-function decode(job: DecodeJob, frame: Buffer = readFrame(job)): number {
-  const into = Buffer.from(job.target ?? data.arena, job.outAt, job.outBytes);
-  const keys = { ...idKeys, pack: packKey(job.packId), verify: job.verify };
-  return codec.decode(frame, keyBytes(job.id as ContentKey), keys, into);
-}
-
-function readFrame(job: DecodeJob): Buffer {
-  const frame = frameScratch.subarray(0, job.frameBytes);
-  readExactly(job, frame, job.offset);
-  return frame;
+function decode(job: DecodeJob): Pick<CodecReply, 'plainBytes' | 'problems'> {
+  const plainBytes: number[] = [];
+  const problems = eachFrame(job, job.frames, (frame, stored) => {
+    const into = Buffer.from(job.target ?? data.arena, frame.outAt, job.outBytes);
+    const keys = { ...idKeys, pack: packKey(job.packId), verify: job.verify };
+    plainBytes.push(codec.decode(stored, keyBytes(frame.id as ContentKey), keys, into));
+  });
+  return { plainBytes, problems };
 }
 
 function verify(job: VerifyJob): FrameProblem[] {
   if (plainScratch.length === 0) plainScratch = Buffer.alloc(MAX_CHUNK_BYTES);
+  return eachFrame(job, job.frames, (frame, stored) => {
+    verifyFrame(job, frame, stored);
+  });
+}
+
+/** Reads the frames and calls `use` with each; what fails there or in reading is told, and the others go on. */
+function eachFrame<Frame extends Stored>(
+  pack: PackOfJob,
+  frames: readonly Frame[],
+  use: (frame: Frame, stored: Buffer) => void,
+): FrameProblem[] {
   const problems: FrameProblem[] = [];
-  const start = job.frames[0]?.offset ?? 0;
-  const last = job.frames.at(-1);
-  const span = readSpan(job, start, last === undefined ? start : last.offset + last.frameBytes);
-  for (const [n, frame] of job.frames.entries()) {
+  const span = frames.length === 1 ? undefined : readSpan(pack, frames);
+  const start = frames[0]?.offset ?? 0;
+  for (const [n, frame] of frames.entries()) {
     try {
       let stored = span?.subarray(frame.offset - start, frame.offset - start + frame.frameBytes);
       if (stored === undefined) {
-        stored = spanScratch.subarray(0, frame.frameBytes);
-        readExactly(job, stored, frame.offset);
+        stored = frameScratch.subarray(0, frame.frameBytes);
+        readExactly(pack, stored, frame.offset);
       }
-      verifyFrame(job, frame, stored);
+      use(frame, stored);
     } catch (thrown) {
       const error = toError(thrown);
       const code = error instanceof ApplianceError ? error.code : undefined;
@@ -121,17 +129,18 @@ function verifyFrame(job: VerifyJob, frame: FrameToVerify, stored: Buffer): void
   codec.decode(stored, keyBytes(frame.id as ContentKey), keys, plainScratch);
 }
 
-/** Several frames in one read; undefined when that fails: then each is read alone, and the bad ones are told. */
-function readSpan(job: PackOfJob, start: number, end: number): Buffer | undefined {
-  const length = end - start;
+/** All frames in one read; undefined when that fails: then each is read alone, and the bad ones are told. */
+function readSpan(pack: PackOfJob, frames: readonly Stored[]): Buffer | undefined {
+  const start = frames[0]?.offset ?? 0;
+  const last = frames.at(-1);
+  const length = last === undefined ? 0 : last.offset + last.frameBytes - start;
   if (spanScratch.length < length) spanScratch = Buffer.alloc(length);
   const span = spanScratch.subarray(0, length);
   try {
-    readExactly(job, span, start);
+    readExactly(pack, span, start);
     return span;
-  } catch (error) {
-    if (error instanceof ApplianceError && error.code !== 'OBJECT_NOT_FOUND') return undefined;
-    throw error;
+  } catch {
+    return undefined;
   }
 }
 
@@ -164,6 +173,7 @@ function readExactly(job: PackOfJob, frame: Buffer, offset: number): void {
 }
 
 type PackOfJob = Pick<DecodeJob, 'packId' | 'path'>;
+type Stored = Pick<FrameToDecode, 'offset' | 'frameBytes'>;
 
 function openPack(job: PackOfJob): number {
   const known = openPacks.get(job.packId);
@@ -193,42 +203,7 @@ function packKey(packId: string): Buffer | undefined {
   return key;
 }
 
-/** Stored bytes of a pack, from `start` on. Good until the next span is read. */
-interface Span {
-  readonly packId: string;
-  readonly start: number;
-  readonly bytes: Buffer;
-}
-
-/** Reads, in one piece, the frames of the decode jobs from `first` on that lie one behind the other; undefined for one alone. */
-function readAhead(requests: readonly CodecRequest[], first: number): Span | undefined {
-  const job = requests[first]?.job;
-  if (job?.op !== 'decode') return undefined;
-  let end = job.offset + job.frameBytes;
-  let n = first + 1;
-  for (let next = requests[n]?.job; next?.op === 'decode'; next = requests[n]?.job) {
-    if (next.packId !== job.packId || next.offset !== end) break;
-    end += next.frameBytes;
-    n += 1;
-  }
-  if (n === first + 1) return undefined;
-  try {
-    const bytes = readSpan(job, job.offset, end);
-    return bytes === undefined ? undefined : { packId: job.packId, start: job.offset, bytes };
-  } catch {
-    // Each job reads for itself then, and says what is wrong.
-    return undefined;
-  }
-}
-
-function frameIn(span: Span | undefined, job: CodecJob): Buffer | undefined {
-  if (span === undefined || job.op !== 'decode' || job.packId !== span.packId) return undefined;
-  const at = job.offset - span.start;
-  if (at < 0 || at + job.frameBytes > span.bytes.length) return undefined;
-  return span.bytes.subarray(at, at + job.frameBytes);
-}
-
-function run(job: CodecJob, frame: Buffer | undefined): Omit<CodecReply, 'ticket'> {
+function run(job: CodecJob): Omit<CodecReply, 'ticket'> {
   switch (job.op) {
     case 'hash':
       hash(job);
@@ -236,7 +211,7 @@ function run(job: CodecJob, frame: Buffer | undefined): Omit<CodecReply, 'ticket
     case 'encode':
       return { frames: encode(job) };
     case 'decode':
-      return { plainBytes: decode(job, frame) };
+      return decode(job);
     case 'verify':
       return { problems: verify(job) };
     case 'forget':
@@ -245,9 +220,9 @@ function run(job: CodecJob, frame: Buffer | undefined): Omit<CodecReply, 'ticket
   }
 }
 
-function answer({ ticket, job }: CodecRequest, frame: Buffer | undefined): CodecReply {
+function answer({ ticket, job }: CodecRequest): CodecReply {
   try {
-    return { ticket, ...run(job, frame) };
+    return { ticket, ...run(job) };
   } catch (thrown) {
     const error = toError(thrown);
     return {
@@ -271,16 +246,8 @@ port.on('message', (first: readonly CodecRequest[]) => {
   };
   // What has queued up meanwhile is taken in the same turn: a message costs as much as a tenth of a chunk.
   for (let requests: readonly CodecRequest[] | undefined = first; requests !== undefined; requests = nextRequests()) {
-    let span: Span | undefined;
-    for (const [n, request] of requests.entries()) {
-      // Other jobs may put something else where the span lies.
-      if (request.job.op !== 'decode') span = undefined;
-      let frame = frameIn(span, request.job);
-      if (frame === undefined) {
-        span = readAhead(requests, n);
-        frame = frameIn(span, request.job);
-      }
-      replies.push(answer(request, frame));
+    for (const request of requests) {
+      replies.push(answer(request));
       if (replies.length >= MAX_REPLIES_PER_MESSAGE) send();
     }
   }

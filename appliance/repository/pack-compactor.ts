@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ContentKey, keyAt, keyToHex } from '../core/content-id.ts';
-import { ApplianceError, hasCode, toError } from '../core/errors.ts';
+import { ApplianceError } from '../core/errors.ts';
 import type { PackId } from '../core/ids.ts';
 import type { ManagedIndex } from './chunk-index.ts';
 import type { ChunkWriter } from './chunk-writer.ts';
@@ -94,19 +94,20 @@ export class PackCompactor {
     place: { readonly at: number; readonly itemBytes: number },
   ): Promise<boolean> {
     const path = this.#repository.store.localPath(packKey(packId));
-    const results = await Promise.allSettled(
-      entries.map(async ({ id, offset, frameBytes, plainBytes }, n) => {
-        const out = { outAt: place.at + n * place.itemBytes, outBytes: plainBytes };
-        await this.#repository.pool.decode({ packId, path, offset, frameBytes, id, verify: 'id', ...out });
-      }),
-    );
+    const decoding = entries.map(async ({ id, offset, frameBytes, plainBytes }, n) => {
+      const frame = { offset, frameBytes, id, outAt: place.at + n * place.itemBytes };
+      const job = { packId, path, frames: [frame], outBytes: plainBytes, verify: 'id' } as const;
+      return (await this.#repository.pool.decode(job)).problems[0];
+    });
+    const results = await Promise.allSettled(decoding);
     let isWhole = true;
     for (const [n, result] of results.entries()) {
       const entry = entries[n];
-      if (result.status === 'fulfilled' || entry === undefined) continue;
-      const error = toError(result.reason);
-      if (!hasCode(error, 'REPOSITORY_CORRUPT')) throw error;
-      await this.#index.markDamaged(entry.id, error.message);
+      if (result.status === 'rejected') throw result.reason;
+      const problem = result.value;
+      if (problem === undefined || entry === undefined) continue;
+      if (problem.code !== 'REPOSITORY_CORRUPT') throw new ApplianceError(problem.code ?? 'INTERNAL', problem.message);
+      await this.#index.markDamaged(entry.id, problem.message);
       isWhole = false;
     }
     return isWhole;

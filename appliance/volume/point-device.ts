@@ -4,7 +4,7 @@ import { MAX_EXTENTS_PER_QUERY } from '../block/block-device.ts';
 import { type ContentKey, ZERO_KEY } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { appendExtent, type Extent, type Range } from '../core/extents.ts';
-import type { ChunkReader } from '../repository/chunk-reader.ts';
+import type { ChunkRead, ChunkReader } from '../repository/chunk-reader.ts';
 import { MapReader } from './map-reader.ts';
 
 /** One disk of a recovery point. */
@@ -63,13 +63,18 @@ export class PointDevice implements BlockDevice {
   async read(offset: number, into: Buffer): Promise<void> {
     this.#throwIfClosed();
     const parts: Promise<void>[] = [];
+    const whole: ChunkRead[] = [];
     for (let done = 0; done < into.length; ) {
       const chunk = Math.floor((offset + done) / this.#chunkBytes);
       const at = (offset + done) % this.#chunkBytes;
-      const length = Math.min(this.#chunkBytes - at, into.length - done);
-      parts.push(this.#readPart(chunk, at, into.subarray(done, done + length)));
-      done += length;
+      const part = into.subarray(done, done + Math.min(this.#chunkBytes - at, into.length - done));
+      const key = this.#map.cachedChunkKey(chunk);
+      if (key === ZERO_KEY) part.fill(0);
+      else if (key !== undefined && this.#reader.takesWhole(part)) whole.push({ key, into: part });
+      else parts.push(this.#readPart(chunk, at, part));
+      done += part.length;
     }
+    if (whole.length > 0) parts.push(this.#reader.readChunks(whole));
     // All parts settle before the buffer is the caller's again.
     for (const result of await Promise.allSettled(parts)) if (result.status === 'rejected') throw result.reason;
   }
