@@ -50,6 +50,21 @@ export interface SkippedDisk {
   readonly reason: string;
 }
 
+/**
+ * The place of a point in the machine's journal: it holds the state after the record `sequence`, so that every later
+ * moment is this point and the records after it.
+ */
+export interface PointJournal {
+  /** 32 hexadecimal digits, those of the log's segments. */
+  readonly logId: string;
+  /** 0 for a point that was taken before the log's first record. */
+  readonly sequence: number;
+  /** Time of that record, in microseconds since the Unix epoch. */
+  readonly timeUs: number;
+  /** The number under which the log knows each disk of the point. A disk that was replaced or resized gets another one. */
+  readonly disks: Readonly<Record<string, number>>;
+}
+
 /** A recovery point: the manifest whose presence makes it exist. `docs/formats/repository.md`, "Manifest". */
 export interface RecoveryPoint {
   readonly format: 'understudy-point';
@@ -70,6 +85,8 @@ export interface RecoveryPoint {
   readonly attachments: readonly PointAttachment[];
   /** The tracker's position to continue from (`{kind: 'libvirt-checkpoint', name, …}`). */
   readonly tracker: Readonly<Record<string, string>>;
+  /** Of a machine under continuous protection. */
+  readonly journal?: PointJournal;
   readonly durationMs: number;
 }
 
@@ -122,6 +139,16 @@ export const pointSchema: object = {
         type: 'object',
         required: ['name', 'lengthBytes', 'chunks'],
         properties: { name: { type: 'string' }, lengthBytes: bytes, chunks: { type: 'array', items: hexId } },
+      },
+    },
+    journal: {
+      type: 'object',
+      required: ['logId', 'sequence', 'timeUs', 'disks'],
+      properties: {
+        logId: { type: 'string', pattern: '^[0-9a-f]{32}$' },
+        sequence: bytes,
+        timeUs: bytes,
+        disks: { type: 'object', additionalProperties: { type: 'integer', minimum: 0, maximum: 65_534 } },
       },
     },
   },

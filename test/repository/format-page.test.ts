@@ -17,6 +17,7 @@ import {
 import { readFrameHeader } from '../../appliance/repository/frame.ts';
 import { FrameCodec } from '../../appliance/repository/frame-codec.ts';
 import { contentId, deriveKeys, derivePackKey } from '../../appliance/repository/keys.ts';
+import { decodeManifest, encodeManifest } from '../../appliance/repository/manifest.ts';
 import { checkNode, childKey, dataChunksOf } from '../../appliance/repository/node.ts';
 import {
   decodePackEntries,
@@ -127,4 +128,17 @@ test("the map page's node is the one of the example pack, and names its chunk", 
 test('the recovery key of the repository page is that of the bytes it names', async () => {
   const key = formatRecoveryKey(Buffer.from(Array.from({ length: 20 }, (_, n) => n)));
   assert.ok((await page('repository')).includes(`\`${key}\``));
+});
+
+test("the example manifest is the one that the program writes, with its point's place in the journal", async () => {
+  const { manifest: key } = deriveKeys(MASTER_KEY, REPOSITORY_ID, true);
+  const shown = /### Example manifest[^]*?```json\n([^]*?)```/.exec(await page('repository'))?.[1] ?? '';
+  const point = decodeManifest(Buffer.from(shown), key, 'example');
+  assert.equal(encodeManifest(point, key).toString(), shown);
+  assert.deepEqual(point.journal, {
+    logId: '505152535455565758595a5b5c5d5e5f',
+    sequence: 123_456,
+    timeUs: Date.parse(point.createdAt) * 1000,
+    disks: { vda: 0 },
+  });
 });

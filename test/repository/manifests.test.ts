@@ -76,6 +76,28 @@ test('a manifest decodes to the point that was encoded', () => {
   assert.deepEqual(decodeManifest(encodeManifest(point, KEY), KEY, 'x'), point);
 });
 
+test('a point of a machine under continuous protection names its place in the journal', () => {
+  const journal = {
+    logId: 'a0'.repeat(16),
+    sequence: 0,
+    timeUs: 1_795_287_600_000_000,
+    disks: { vda: 0, vdb: 65_534 },
+  };
+  const point = makePoint({ journal });
+  assert.deepEqual(decodeManifest(encodeManifest(point, KEY), KEY, 'x').journal, journal);
+  for (const broken of [
+    { ...journal, logId: 'x' },
+    { ...journal, sequence: -1 },
+    { ...journal, disks: { vda: 65_535 } },
+  ]) {
+    const stored = encodeManifest(makePoint({ journal: broken }), KEY);
+    assert.throws(
+      () => decodeManifest(stored, KEY, 'x'),
+      (error) => hasCode(error, 'REPOSITORY_CORRUPT'),
+    );
+  }
+});
+
 test('any changed byte of a manifest or a deleted point is noticed, and so is another key', () => {
   const point = makePoint();
   const isRefused = (error: unknown): boolean => hasCode(error, 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT');
