@@ -34,6 +34,7 @@ import { ApplianceError, hasCode } from '../core/errors.ts';
 import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
 import { byAge, pointsOfMachine } from '../protect/point-selector.ts';
 import { findDomain } from '../protect/protect-service.ts';
+import { parseSelector, type Selector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
@@ -138,17 +139,15 @@ export class LocalAppliance implements Appliance {
 
   async pointShow(params: PointParams): Promise<PointDetails> {
     const core = await this.#open();
-    const { point, isLost } = await findPointOrLost(core, params.point);
+    const { point, isLost } = await findPointOrLost(core, this.#selector(params));
     return { point, usedBy: core.recover.usedBy(point.id), lost: isLost };
   }
 
   async boot(params: BootParams, context: OperationContext): Promise<BootReport> {
     const core = await this.#open();
-    const { point, connect, ...wishes } = params;
-    return core.recover.boot(
-      { ...wishes, point: await findPoint(core, point), connect: this.#uri({ connect }) },
-      context,
-    );
+    const { point: _, connect, ...wishes } = params;
+    const point = await findPoint(core, this.#selector(params));
+    return core.recover.boot({ ...wishes, point, connect: this.#uri({ connect }) }, context);
   }
 
   async booted(): Promise<readonly BootedMachine[]> {
@@ -161,7 +160,7 @@ export class LocalAppliance implements Appliance {
 
   async export(params: ExportParams): Promise<ExportReport> {
     const core = await this.#open();
-    return core.recover.export({ ...params, point: await findPoint(core, params.point) });
+    return core.recover.export({ ...params, point: await findPoint(core, this.#selector(params)) });
   }
 
   async unexport(params: { readonly id: string }): Promise<Record<string, never>> {
@@ -171,11 +170,9 @@ export class LocalAppliance implements Appliance {
 
   async restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport> {
     const core = await this.#open();
-    const { point, connect, ...wishes } = params;
-    return core.recover.restore(
-      { ...wishes, point: await findPoint(core, point), connect: this.#uri({ connect }) },
-      context,
-    );
+    const { point: _, connect, ...wishes } = params;
+    const point = await findPoint(core, this.#selector(params));
+    return core.recover.restore({ ...wishes, point, connect: this.#uri({ connect }) }, context);
   }
 
   async check(params: CheckParams, context: OperationContext): Promise<CheckReport> {
@@ -310,6 +307,10 @@ export class LocalAppliance implements Appliance {
       problems,
       durationMs: Math.round(clock.elapsedMs() - startedMs),
     };
+  }
+
+  #selector({ point }: PointParams): Selector {
+    return parseSelector(point, this.#foundation.clock.nowMs());
   }
 
   #uri(params: { readonly connect?: string | undefined }): string {

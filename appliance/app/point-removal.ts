@@ -3,6 +3,7 @@ import type { DeleteReport, PointParams } from '../api/operations.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { selectPoint } from '../protect/point-selector.ts';
+import { parseSelector, type Selector } from '../protect/selector.ts';
 import { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Core } from './core.ts';
@@ -15,14 +16,14 @@ export interface NamedPoint {
 }
 
 /** The listed point that an expression means. @throws ApplianceError as `selectPoint`; POINT_NOT_FOUND for a lost one */
-export async function findPoint({ catalog }: Core, expression: string): Promise<RecoveryPoint> {
+export async function findPoint({ catalog }: Core, selector: Selector): Promise<RecoveryPoint> {
   try {
-    return selectPoint(await catalog.points(), expression);
+    return selectPoint(await catalog.points(), selector);
   } catch (error) {
-    if (!hasCode(error, 'POINT_NOT_FOUND') || expression.includes('@')) throw error;
+    if (!hasCode(error, 'POINT_NOT_FOUND') || selector.kind !== 'id') throw error;
     const lost = await catalog.lostPoints();
-    if (!lost.some(({ id }) => id.startsWith(expression.toLowerCase()))) throw error;
-    const { id, machine } = selectPoint(lost, expression);
+    if (!lost.some(({ id }) => id.startsWith(selector.prefix.toLowerCase()))) throw error;
+    const { id, machine } = selectPoint(lost, selector);
     throw new ApplianceError(
       'POINT_NOT_FOUND',
       `recovery point ${id} of ${machine.name} is lost: its manifest disappeared from the repository`,
@@ -36,10 +37,10 @@ export async function findPoint({ catalog }: Core, expression: string): Promise<
 }
 
 /** The same for lost points too. Those are named by id only: `NAME@latest` is always a point that can be restored. */
-export async function findPointOrLost({ catalog }: Core, expression: string): Promise<NamedPoint> {
+export async function findPointOrLost({ catalog }: Core, selector: Selector): Promise<NamedPoint> {
   const listed = await catalog.points();
-  const lost = expression.includes('@') ? [] : await catalog.lostPoints();
-  const point = selectPoint([...listed, ...lost], expression);
+  const lost = selector.kind === 'id' ? await catalog.lostPoints() : [];
+  const point = selectPoint([...listed, ...lost], selector);
   return { point, isLost: lost.includes(point) };
 }
 
@@ -53,7 +54,7 @@ export async function deletePoint(
   params: PointParams & { readonly now?: boolean },
   onNotice: (sentence: string) => void,
 ): Promise<DeleteReport> {
-  const { point, isLost } = await findPointOrLost(core, params.point);
+  const { point, isLost } = await findPointOrLost(core, parseSelector(params.point, clock.nowMs()));
   const users = core.recover.usedBy(point.id);
   if (users.length > 0) {
     throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {

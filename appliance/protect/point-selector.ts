@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../core/errors.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import { formatMoment, type MomentSelector, type Selector } from './selector.ts';
 
 /** Newest first; the sequence decides, since clocks jump. */
 export function byAge(a: RecoveryPoint, b: RecoveryPoint): number {
@@ -13,13 +14,12 @@ export function pointsOfMachine(points: readonly RecoveryPoint[], machine: strin
 }
 
 /**
- * The point that an expression means: an id, an unambiguous prefix of one (at least four digits), `NAME@latest`,
- * `NAME@-N` (N before the newest), or `NAME@<time>` (the newest that is not later than a time that `Date` understands).
+ * The recovery point that a selector means. Of a machine: the newest, the one a number of points before it, or the newest
+ * that is not later than a time. Moments that only a journal knows (bookmarks, sequences) are no points.
  * @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, BAD_ARGUMENT
  */
-export function selectPoint(points: readonly RecoveryPoint[], expression: string): RecoveryPoint {
-  const at = expression.lastIndexOf('@');
-  return at === -1 ? byPrefix(points, expression) : byMoment(points, expression.slice(0, at), expression.slice(at + 1));
+export function selectPoint(points: readonly RecoveryPoint[], selector: Selector): RecoveryPoint {
+  return selector.kind === 'id' ? byPrefix(points, selector.prefix) : byMoment(points, selector);
 }
 
 const MIN_PREFIX = 4;
@@ -29,7 +29,7 @@ function byPrefix(points: readonly RecoveryPoint[], prefix: string): RecoveryPoi
   const [only] = matches;
   if (only === undefined || prefix.length < MIN_PREFIX) {
     const isMachine = pointsOfMachine(points, prefix).length > 0;
-    const hint = isMachine ? `For the newest point of the machine, say ${prefix}@latest.` : undefined;
+    const hint = isMachine ? `For the newest state of the machine, say ${prefix}@latest.` : undefined;
     throw new ApplianceError(
       'POINT_NOT_FOUND',
       `there is no recovery point ${prefix}`,
@@ -44,35 +44,42 @@ function byPrefix(points: readonly RecoveryPoint[], prefix: string): RecoveryPoi
   return only;
 }
 
-function byMoment(points: readonly RecoveryPoint[], machine: string, moment: string): RecoveryPoint {
+function byMoment(
+  points: readonly RecoveryPoint[],
+  { machine, moment }: Extract<Selector, { kind: 'machine' }>,
+): RecoveryPoint {
   const ofMachine = pointsOfMachine(points, machine);
   if (ofMachine.length === 0) {
     throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${machine}`, {
       hint: 'List the points with `understudy points`.',
     });
   }
-  const found = ofMachine[positionOf(moment) ?? -1] ?? notLaterThan(ofMachine, moment);
+  const found = pick(ofMachine, moment);
   if (found === undefined) {
     throw new ApplianceError(
       'POINT_NOT_FOUND',
-      `${machine} has no recovery point ${moment} (it has ${ofMachine.length})`,
+      `${machine} has no recovery point ${formatMoment(moment)} (it has ${ofMachine.length})`,
     );
   }
   return found;
 }
 
-function positionOf(moment: string): number | undefined {
-  if (moment === 'latest') return 0;
-  return /^-\d{1,9}$/.test(moment) ? Number(moment.slice(1)) : undefined;
-}
-
-function notLaterThan(newestFirst: readonly RecoveryPoint[], moment: string): RecoveryPoint | undefined {
-  if (positionOf(moment) !== undefined) return undefined;
-  const time = Date.parse(moment);
-  if (Number.isNaN(time)) {
-    throw new ApplianceError('BAD_ARGUMENT', `${JSON.stringify(moment)} is no moment`, {
-      hint: 'Use NAME@latest, NAME@-1, or NAME@2026-11-21T14:00 (local time; add Z for UTC).',
-    });
+function pick(newestFirst: readonly RecoveryPoint[], moment: MomentSelector): RecoveryPoint | undefined {
+  switch (moment.kind) {
+    case 'latest':
+      return newestFirst[0];
+    case 'earlier-point':
+      return newestFirst[moment.count];
+    case 'time':
+      return newestFirst.find(({ createdAt }) => Date.parse(createdAt) * 1000 <= moment.timeUs);
+    case 'bookmark':
+    case 'sequence':
+      throw new ApplianceError(
+        'BAD_ARGUMENT',
+        `${formatMoment(moment)} is a moment of a journal, not a recovery point`,
+        {
+          hint: 'List the recovery points with `understudy points`.',
+        },
+      );
   }
-  return newestFirst.find(({ createdAt }) => Date.parse(createdAt) <= time);
 }

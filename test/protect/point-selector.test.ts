@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { selectPoint } from '../../appliance/protect/point-selector.ts';
+import { parseSelector } from '../../appliance/protect/selector.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { suite } from '../support/suite.ts';
 
 const test = suite('point selector');
+const NOW_MS = Date.parse('2026-11-21T12:00:00Z');
 
 function point(id: string, name: string, sequence: number, createdAt: string): RecoveryPoint {
   return {
@@ -24,7 +26,7 @@ const POINTS = [
 ];
 
 function select(expression: string): string {
-  return selectPoint(POINTS, expression).id;
+  return selectPoint(POINTS, parseSelector(expression, NOW_MS)).id;
 }
 
 function codeOf(expression: string): string {
@@ -55,6 +57,8 @@ test('a time means the newest point that is not later', () => {
   assert.equal(select('web@2026-11-20T12:00:00Z'), 'aaaa000000000001');
   assert.equal(select('web@2026-11-21T10:00:00.000Z'), 'bbbb000000000003');
   assert.equal(codeOf('web@2026-11-19T00:00:00Z'), 'POINT_NOT_FOUND');
+  assert.equal(select('web@"3 hours ago"'), 'bbbb000000000003');
+  assert.equal(select('web@1 day ago'), 'aaaa000000000001');
   assert.equal(codeOf('web@yesterday evening'), 'BAD_ARGUMENT');
 });
 
@@ -62,4 +66,9 @@ test('machines are found by name, also one with an @, and by id', () => {
   assert.equal(select('a@b@latest'), 'cccc000000000004');
   assert.equal(select('0b1c2d3e-4f50-4617-8899-aabbccddee02@latest'), 'cccc000000000004');
   assert.equal(codeOf('db@latest'), 'MACHINE_NOT_FOUND');
+});
+
+test('a moment that only a journal knows is no recovery point', () => {
+  assert.equal(codeOf('web@bookmark:"before the upgrade"'), 'BAD_ARGUMENT');
+  assert.equal(codeOf('web@seq:12'), 'BAD_ARGUMENT');
 });
