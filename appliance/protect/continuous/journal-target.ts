@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { BlockDevice, BlockFeatures, BlockLimits } from '../../block/block-device.ts';
+import type { Extent, Range } from '../../core/extents.ts';
+import type { Appended, DiskRange } from '../../volume/write-log.ts';
+
+/** Where the changes of a machine go, all of its disks in one order. */
+export interface ChangeLog {
+  append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended>;
+  appendZero(range: DiskRange, kind?: 'zero' | 'trim'): Promise<Appended>;
+  flush(): Promise<void>;
+}
+
+/** `group`: acknowledged when the operating system has it. `write`: when it is on stable storage. */
+export type Durability = 'group' | 'write';
+
+export interface JournalTargetOptions {
+  readonly log: ChangeLog;
+  /** Number of the disk in the log. */
+  readonly disk: number;
+  readonly sizeBytes: number;
+  readonly durability: Durability;
+  /** For reads, which no mirror makes: the disk as it is now. */
+  readonly volume: () => BlockDevice;
+}
+
+const MAX_REQUEST_BYTES: number = 32 * 1024 * 1024;
+
+/**
+ * What a mirror writes to once its copy is complete: every change is appended to the log, and acknowledged then, never
+ * later than that. Nothing is compared and nothing waits for folding. The log gives the order.
+ *
+ * Errors: those of the log. Closing it closes nothing.
+ */
+export class JournalTarget implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly limits: BlockLimits = { minimumBytes: 1, preferredBytes: 4096, maximumBytes: MAX_REQUEST_BYTES };
+  readonly features: BlockFeatures = {
+    isReadOnly: false,
+    canFlush: true,
+    canFua: true,
+    canTrim: true,
+    canZero: true,
+    canFastZero: true,
+    canCache: false,
+    canExtents: false,
+    isMultiConnSafe: true,
+  };
+  readonly #options: JournalTargetOptions;
+
+  constructor(options: JournalTargetOptions) {
+    this.#options = options;
+    this.sizeBytes = options.sizeBytes;
+  }
+
+  async read(offset: number, into: Buffer): Promise<void> {
+    await this.#options.volume().read(offset, into);
+  }
+
+  async write(offset: number, data: Buffer, options: { readonly fua?: boolean } = {}): Promise<void> {
+    const { log, disk } = this.#options;
+    await log.append({ disk, offset, data });
+    await this.#flushIf(options.fua);
+  }
+
+  async zero({ offset, length }: Range, options: { readonly fua?: boolean } = {}): Promise<void> {
+    const { log, disk } = this.#options;
+    await log.appendZero({ disk, offset, length }, 'zero');
+    await this.#flushIf(options.fua);
+  }
+
+  async trim({ offset, length }: Range, options: { readonly fua?: boolean } = {}): Promise<void> {
+    const { log, disk } = this.#options;
+    await log.appendZero({ disk, offset, length }, 'trim');
+    await this.#flushIf(options.fua);
+  }
+
+  async flush(): Promise<void> {
+    await this.#options.log.flush();
+  }
+
+  async cache(): Promise<void> {}
+
+  extents(range: Range): Promise<Extent[]> {
+    return Promise.resolve([{ offset: range.offset, length: range.length, kind: 'data' }]);
+  }
+
+  async close(): Promise<void> {}
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+
+  async #flushIf(fua: boolean | undefined): Promise<void> {
+    if (fua === true || this.#options.durability === 'write') await this.#options.log.flush();
+  }
+}
