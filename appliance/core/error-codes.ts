@@ -171,6 +171,17 @@ export const ERROR_CODES = {
     hint: 'The write log is damaged before its end; the recovery point beneath it is not.',
   },
 
+  MOMENT_IN_GAP: {
+    retry: 'never',
+    exit: 'notFound',
+    hint: 'Choose one of the moments that `understudy timeline` shows.',
+  },
+  MOMENT_NOT_FOUND: {
+    retry: 'never',
+    exit: 'notFound',
+    hint: 'The journal does not reach there; see `understudy timeline`, and `understudy points` for what is older.',
+  },
+
   // hypervisor
   LIBVIRT_UNAVAILABLE: {
     retry: 'after-repair',
