@@ -242,6 +242,7 @@ export const ERROR_CODES = {
     exit: 'failed',
     hint: 'The machine is not in a state that allows this, for example shut off; look at it with `virsh list --all`.',
   },
+  NO_BLOCK_JOB: { retry: 'never', exit: 'notFound', hint: 'No block job runs on this disk any more.' },
   NO_BACKUP_JOB: { retry: 'never', exit: 'notFound', hint: 'No backup job runs on this machine any more.' },
   CHECKPOINT_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'The next backup will scan the whole disk.' },
   CHECKPOINT_INCONSISTENT: {

@@ -3,6 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { ApplianceError, toError } from '../../core/errors.ts';
 import { invariant } from '../../core/invariant.ts';
 import { agentOperations } from './agent-operations.ts';
+import { blockJobOperations } from './block-job-operations.ts';
 import { checkpointOperations } from './checkpoint-operations.ts';
 import { connectionOperations, openSession } from './connection-operations.ts';
 import { EVENT_ID } from './constants.ts';
@@ -22,6 +23,7 @@ const handlers: Handlers = {
   ...connectionOperations,
   ...domainOperations,
   ...jobOperations,
+  ...blockJobOperations,
   ...checkpointOperations,
   ...agentOperations,
 };
@@ -80,6 +82,10 @@ function prepareConnection({ api, connection }: Session, { keepAlive, callbacks,
     [EVENT_ID.blockJob, callbacks.blockJob],
     [EVENT_ID.agent, callbacks.agent],
     [EVENT_ID.jobCompleted, callbacks.jobCompleted],
+    [EVENT_ID.deviceAdded, callbacks.deviceAdded],
+    [EVENT_ID.deviceRemoved, callbacks.deviceRemoved],
+    [EVENT_ID.metadataChange, callbacks.metadataChange],
+    [EVENT_ID.migrationIteration, callbacks.migrationIteration],
   ] as const;
   for (const [id, callback] of events) {
     const registration = api.virConnectDomainEventRegisterAny(connection, 0, id, callback, connectionId, 0);

@@ -185,6 +185,18 @@ export class LibvirtConnection implements AsyncDisposable {
       case 'job-completed':
         this.events.emit('job-completed', message.event);
         return;
+      case 'device-added':
+        this.events.emit('device-added', message.event);
+        return;
+      case 'device-removed':
+        this.events.emit('device-removed', message.event);
+        return;
+      case 'metadata-changed':
+        this.events.emit('metadata-changed', message.event);
+        return;
+      case 'migration-iteration':
+        this.events.emit('migration-iteration', message.event);
+        return;
     }
   }
 

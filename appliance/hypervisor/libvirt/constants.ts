@@ -16,6 +16,12 @@ export const START = { paused: 1 } as const;
 export const DEFINE = { validate: 1 } as const;
 export const DEVICE_AFFECT = { current: 0, live: 1, config: 2 } as const;
 export const BACKUP_BEGIN = { reuseExternal: 1 } as const;
+/** virDomainBlockCopyFlags. */
+export const BLOCK_COPY = { shallow: 1, reuseExternal: 2, transientJob: 4, synchronousWrites: 8 } as const;
+/** virDomainBlockJobAbortFlags. */
+export const BLOCK_JOB_ABORT = { async: 1, pivot: 2 } as const;
+/** virDomainBlockJobInfoFlags: the bandwidth is in bytes per second. */
+export const BLOCK_JOB_INFO = { bandwidthBytes: 1 } as const;
 export const JOB_STATS = { completed: 1, keepCompleted: 2 } as const;
 export const CHECKPOINT_CREATE = { redefine: 1, quiesce: 2, redefineValidate: 4 } as const;
 export const CHECKPOINT_XML = { secure: 1, noDomain: 2, size: 4 } as const;
@@ -65,9 +71,13 @@ export const EVENT_ID = {
   lifecycle: 0,
   reboot: 1,
   ioError: 6,
+  deviceRemoved: 15,
   blockJob: 16,
   agent: 18,
+  deviceAdded: 19,
+  migrationIteration: 20,
   jobCompleted: 21,
+  metadataChange: 23,
 } as const;
 
 export type DomainStateName =
@@ -158,5 +168,7 @@ export const JOB_OPERATIONS: readonly string[] = [
 export const BLOCK_JOB_KINDS: readonly string[] = ['unknown', 'pull', 'copy', 'commit', 'active-commit', 'backup'];
 /** virConnectDomainEventBlockJobStatus, by number. */
 export const BLOCK_JOB_STATUSES: readonly string[] = ['completed', 'failed', 'cancelled', 'ready'];
+/** virDomainMetadataType, by number. */
+export const METADATA_KINDS: readonly string[] = ['description', 'title', 'element'];
 /** virConnectCloseReason, by number. */
 export const CLOSE_REASONS: readonly string[] = ['error', 'eof', 'keepalive', 'client'];

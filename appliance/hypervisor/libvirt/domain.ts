@@ -6,6 +6,8 @@ import { readBackupXml } from './backup-xml.ts';
 import type { CallOptions } from './call-channel.ts';
 import { type Caller, Checkpoint } from './checkpoint.ts';
 import {
+  BLOCK_COPY,
+  BLOCK_JOB_ABORT,
   CHECKPOINT_CREATE,
   CHECKPOINT_LIST,
   DEVICE_AFFECT,
@@ -15,6 +17,7 @@ import {
   UNDEFINE,
 } from './constants.ts';
 import type {
+  BlockCopyParams,
   BlockInfo,
   BlockJobInfo,
   DomainIdentity,
@@ -49,6 +52,27 @@ export interface DeviceChange {
   readonly change: 'attach' | 'update' | 'detach';
   readonly xml: string;
   readonly affects: readonly ('live' | 'config')[];
+}
+
+/** A copy of a running disk; `virDomainBlockCopy`. */
+export interface BlockCopy {
+  /** Target name, e.g. `vda`. */
+  readonly disk: string;
+  readonly destinationXml: string;
+  readonly params?: BlockCopyParams;
+  /** Only the topmost image is copied. */
+  readonly isShallow?: boolean;
+  /** The destination is there already: always true of network disks. */
+  readonly reusesDestination?: boolean;
+  /** The job need not outlive QEMU; libvirt demands it for persistent machines. */
+  readonly isTransient?: boolean;
+  /** A guest's write ends when it is in the copy, too (libvirt 8.0, QEMU 3.0). */
+  readonly isSynchronous?: boolean;
+}
+
+export interface BlockJobEnd extends CallOptions {
+  readonly isPivot?: boolean;
+  readonly isAsync?: boolean;
 }
 
 export interface AgentOptions extends CallOptions {
@@ -148,6 +172,32 @@ export class Domain implements DomainIdentity {
   /** The block job on one disk, null when there is none. */
   async blockJobInfo(disk: string, options?: CallOptions): Promise<BlockJobInfo | null> {
     return await this.#caller.call('blockJobInfo', { uuid: this.uuid, disk }, options);
+  }
+
+  /**
+   * Copies a disk while the machine runs, and then keeps the copy equal, until the job is ended. Returns when the job has begun.
+   * `destinationXml` is a `<disk>` (libvirt: formatdomain, "Hard drives"). Throws DOMAIN_BUSY when a job holds the disk,
+   * DOMAIN_WRONG_STATE when the machine is off, NOT_SUPPORTED; LIBVIRT_FAILED with QEMU's words when the destination cannot be opened.
+   */
+  async blockCopy(copy: BlockCopy, options?: CallOptions): Promise<void> {
+    const flags =
+      (copy.isShallow === true ? BLOCK_COPY.shallow : 0) |
+      (copy.reusesDestination === true ? BLOCK_COPY.reuseExternal : 0) |
+      (copy.isTransient === true ? BLOCK_COPY.transientJob : 0) |
+      (copy.isSynchronous === true ? BLOCK_COPY.synchronousWrites : 0);
+    const { disk, destinationXml, params = {} } = copy;
+    await this.#caller.call('blockCopy', { uuid: this.uuid, disk, destinationXml, params, flags }, options);
+  }
+
+  /**
+   * Ends the block job on one disk, whosever it is: the machine goes on with the disk it has, or, with `isPivot`, with the copy.
+   * Waits until the job is gone, which holds up this connection, unless it `isAsync`. Throws NO_BLOCK_JOB, and DOMAIN_BUSY for a
+   * pivot to a copy that is not ready.
+   */
+  async abortBlockJob(disk: string, options: BlockJobEnd = {}): Promise<void> {
+    const flags =
+      (options.isAsync === true ? BLOCK_JOB_ABORT.async : 0) | (options.isPivot === true ? BLOCK_JOB_ABORT.pivot : 0);
+    await this.#caller.call('blockJobAbort', { uuid: this.uuid, disk, flags }, options);
   }
 
   /**

@@ -3,8 +3,15 @@ import { parentPort } from 'node:worker_threads';
 import koffi from 'koffi';
 import { ApplianceError, toError } from '../../core/errors.ts';
 import { invariant } from '../../core/invariant.ts';
-import { BLOCK_JOB_KINDS, BLOCK_JOB_STATUSES, CLOSE_REASONS, JOB_OPERATIONS, LIFECYCLES } from './constants.ts';
-import { bindLibvirt, type Handle, silentHandler } from './library.ts';
+import {
+  BLOCK_JOB_KINDS,
+  BLOCK_JOB_STATUSES,
+  CLOSE_REASONS,
+  JOB_OPERATIONS,
+  LIFECYCLES,
+  METADATA_KINDS,
+} from './constants.ts';
+import { bindLibvirt, type Handle, type LibvirtApi, silentHandler } from './library.ts';
 import type { EventCallbacks, EventMessage, IoErrorEvent, LifecycleEvent } from './protocol.ts';
 import { identityOf } from './session.ts';
 import { readTypedParams } from './typed-params.ts';
@@ -24,6 +31,8 @@ const WAKE_INTERVAL_MS = 50;
 const MAX_FAILURES_IN_A_ROW = 100;
 const IO_ERROR_ACTIONS = ['none', 'pause', 'report'] as const;
 const AGENT_STATE_CONNECTED = 1;
+/** The first arguments of each callback: connection and domain. */
+const HEAD = 'intptr_t, intptr_t';
 
 try {
   const api = bindLibvirt();
@@ -48,24 +57,94 @@ function send(message: EventMessage): void {
   port?.postMessage(message);
 }
 
-/** The argument lists are those of virConnectDomainEvent…Callback in libvirt-domain.h; `opaque` is the connection's number. */
 function registerCallbacks(): EventCallbacks {
   const api = bindLibvirt();
-  const head = 'intptr_t, intptr_t';
+  return { ...machineCallbacks(api), ...jobCallbacks(api), ...deviceCallbacks(api) };
+}
+
+/** The argument lists are those of virConnectDomainEvent…Callback in libvirt-domain.h; `opaque` is the connection's number. */
+function machineCallbacks(
+  api: LibvirtApi,
+): Pick<EventCallbacks, 'lifecycle' | 'reboot' | 'agent' | 'metadataChange' | 'migrationIteration' | 'closed'> {
   return {
     lifecycle: registerCallback(
-      `void(${head}, int, int, intptr_t)`,
+      `void(${HEAD}, int, int, intptr_t)`,
       (_: Handle, domain: Handle, ...[event, detail, connectionId]: ThreeNumbers) => {
         const lifecycle = lifecycleOf(event, detail);
         if (lifecycle === undefined) return;
         send({ kind: 'event', connectionId, name: 'lifecycle', event: { ...identityOf(api, domain), ...lifecycle } });
       },
     ),
-    reboot: registerCallback(`void(${head}, intptr_t)`, (_: Handle, domain: Handle, connectionId: number) => {
+    reboot: registerCallback(`void(${HEAD}, intptr_t)`, (_: Handle, domain: Handle, connectionId: number) => {
       send({ kind: 'event', connectionId, name: 'reboot', event: identityOf(api, domain) });
     }),
+    agent: registerCallback(
+      `void(${HEAD}, int, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[state, , connectionId]: ThreeNumbers) => {
+        const event = { ...identityOf(api, domain), isConnected: state === AGENT_STATE_CONNECTED };
+        send({ kind: 'event', connectionId, name: 'agent', event });
+      },
+    ),
+    metadataChange: registerCallback(
+      `void(${HEAD}, int, str, intptr_t)`,
+      (_: Handle, domain: Handle, ...[kind, namespace, connectionId]: [number, string | null, number]) => {
+        const kindName = METADATA_KINDS[kind] ?? 'unknown';
+        const event = { ...identityOf(api, domain), kind: kindName, namespace: namespace ?? '' };
+        send({ kind: 'event', connectionId, name: 'metadata-changed', event });
+      },
+    ),
+    migrationIteration: registerCallback(
+      `void(${HEAD}, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[iteration, connectionId]: [number, number]) => {
+        const event = { ...identityOf(api, domain), iteration };
+        send({ kind: 'event', connectionId, name: 'migration-iteration', event });
+      },
+    ),
+    closed: registerCallback('void(intptr_t, int, intptr_t)', (_: Handle, reason: number, connectionId: number) => {
+      const event = { reason: CLOSE_REASONS[reason] ?? 'unknown' };
+      send({ kind: 'event', connectionId, name: 'closed', event });
+    }),
+  };
+}
+
+function jobCallbacks(api: LibvirtApi): Pick<EventCallbacks, 'blockJob' | 'jobCompleted'> {
+  return {
+    blockJob: registerCallback(
+      `void(${HEAD}, str, int, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[disk, kind, status, connectionId]: BlockJobArguments) => {
+        const event = {
+          ...identityOf(api, domain),
+          disk: disk ?? '',
+          kind: BLOCK_JOB_KINDS[kind] ?? 'unknown',
+          status: BLOCK_JOB_STATUSES[status] ?? 'unknown',
+        };
+        send({ kind: 'event', connectionId, name: 'block-job', event });
+      },
+    ),
+    jobCompleted: registerCallback(
+      `void(${HEAD}, intptr_t, int, intptr_t)`,
+      (_: Handle, domain: Handle, ...[list, count, connectionId]: ThreeNumbers) => {
+        const params = readTypedParams(list, count);
+        const operation = JOB_OPERATIONS[Number(params['operation'] ?? 0)] ?? 'unknown';
+        const event = { ...identityOf(api, domain), operation, params };
+        send({ kind: 'event', connectionId, name: 'job-completed', event });
+      },
+    ),
+  };
+}
+
+function deviceCallbacks(api: LibvirtApi): Pick<EventCallbacks, 'ioError' | 'deviceAdded' | 'deviceRemoved'> {
+  const deviceCallback = (name: 'device-added' | 'device-removed'): bigint =>
+    registerCallback(
+      `void(${HEAD}, str, intptr_t)`,
+      (_: Handle, domain: Handle, ...[deviceAlias, connectionId]: [string | null, number]) => {
+        const event = { ...identityOf(api, domain), deviceAlias: deviceAlias ?? '' };
+        send({ kind: 'event', connectionId, name, event });
+      },
+    );
+  return {
     ioError: registerCallback(
-      `void(${head}, str, str, int, str, intptr_t)`,
+      `void(${HEAD}, str, str, int, str, intptr_t)`,
       (_: Handle, domain: Handle, ...[sourcePath, deviceAlias, action, reason, connectionId]: IoErrorArguments) => {
         const event: IoErrorEvent = {
           ...identityOf(api, domain),
@@ -77,38 +156,8 @@ function registerCallbacks(): EventCallbacks {
         send({ kind: 'event', connectionId, name: 'io-error', event });
       },
     ),
-    blockJob: registerCallback(
-      `void(${head}, str, int, int, intptr_t)`,
-      (_: Handle, domain: Handle, ...[disk, kind, status, connectionId]: BlockJobArguments) => {
-        const event = {
-          ...identityOf(api, domain),
-          disk: disk ?? '',
-          kind: BLOCK_JOB_KINDS[kind] ?? 'unknown',
-          status: BLOCK_JOB_STATUSES[status] ?? 'unknown',
-        };
-        send({ kind: 'event', connectionId, name: 'block-job', event });
-      },
-    ),
-    agent: registerCallback(
-      `void(${head}, int, int, intptr_t)`,
-      (_: Handle, domain: Handle, ...[state, , connectionId]: ThreeNumbers) => {
-        const event = { ...identityOf(api, domain), isConnected: state === AGENT_STATE_CONNECTED };
-        send({ kind: 'event', connectionId, name: 'agent', event });
-      },
-    ),
-    jobCompleted: registerCallback(
-      `void(${head}, intptr_t, int, intptr_t)`,
-      (_: Handle, domain: Handle, ...[list, count, connectionId]: ThreeNumbers) => {
-        const params = readTypedParams(list, count);
-        const operation = JOB_OPERATIONS[Number(params['operation'] ?? 0)] ?? 'unknown';
-        const event = { ...identityOf(api, domain), operation, params };
-        send({ kind: 'event', connectionId, name: 'job-completed', event });
-      },
-    ),
-    closed: registerCallback('void(intptr_t, int, intptr_t)', (_: Handle, reason: number, connectionId: number) => {
-      const event = { reason: CLOSE_REASONS[reason] ?? 'unknown' };
-      send({ kind: 'event', connectionId, name: 'closed', event });
-    }),
+    deviceAdded: deviceCallback('device-added'),
+    deviceRemoved: deviceCallback('device-removed'),
   };
 }
 

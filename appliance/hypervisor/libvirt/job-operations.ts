@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../../core/errors.ts';
-import { BLOCK_JOB_KINDS, JOB_KINDS, JOB_OPERATIONS } from './constants.ts';
+import { JOB_KINDS, JOB_OPERATIONS } from './constants.ts';
 import { type Handle, readPointer } from './library.ts';
 import type { JobInfo } from './protocol.ts';
 import type { Handlers, Session } from './session.ts';
 import { readTypedParams } from './typed-params.ts';
 
-type JobOperation = 'backupBegin' | 'backupXml' | 'jobInfo' | 'jobStats' | 'abortJob' | 'blockJobInfo';
+type JobOperation = 'backupBegin' | 'backupXml' | 'jobInfo' | 'jobStats' | 'abortJob';
 
 /** `struct _virDomainJobInfo`: an int, padding, eleven 64-bit numbers; with room to spare. */
 const JOB_INFO_LENGTH = 128;
-/** `struct _virDomainBlockJobInfo`: an int, padding, an unsigned long, two 64-bit cursors. */
-const BLOCK_JOB_INFO_LENGTH = 32;
 
 /** Backup and other jobs of one domain. Each blocks; libvirt-domain.h. */
 export const jobOperations: Handlers<JobOperation> = {
@@ -52,18 +50,6 @@ export const jobOperations: Handlers<JobOperation> = {
   abortJob: (session, { uuid }) =>
     session.withDomain(uuid, (domain) => {
       session.expectCount(session.api.virDomainAbortJob(domain));
-    }),
-
-  blockJobInfo: (session, { uuid, disk }) =>
-    session.withDomain(uuid, (domain) => {
-      const info = Buffer.alloc(BLOCK_JOB_INFO_LENGTH);
-      const found = session.expectCount(session.api.virDomainGetBlockJobInfo(domain, disk, info, 0));
-      if (found === 0) return null;
-      return {
-        kind: BLOCK_JOB_KINDS[info.readInt32LE(0)] ?? 'unknown',
-        currentBytes: Number(info.readBigUInt64LE(16)),
-        endBytes: Number(info.readBigUInt64LE(24)),
-      };
     }),
 };
 

@@ -58,6 +58,8 @@ export interface LibvirtApi {
   virDomainGetBlockInfo(domain: Handle, disk: string, info: Buffer, flags: number): number;
   virDomainBlockResize(domain: Handle, disk: string, sizeBytes: number, flags: number): number;
   virDomainGetBlockJobInfo(domain: Handle, disk: string, info: Buffer, flags: number): number;
+  virDomainBlockCopy(d: Handle, disk: string, xml: string, params: Buffer | null, count: number, flags: number): number;
+  virDomainBlockJobAbort(domain: Handle, disk: string, flags: number): number;
   virDomainBackupBegin(domain: Handle, backupXml: string, checkpointXml: string | null, flags: number): number;
   virDomainBackupGetXMLDesc(domain: Handle, flags: number): string | null;
   virDomainGetJobInfo(domain: Handle, info: Buffer): number;
@@ -151,6 +153,8 @@ const SIGNATURES: Readonly<Record<keyof LibvirtApi, string>> = {
   virDomainGetBlockInfo: 'int(p,s,b,uint)',
   virDomainBlockResize: 'int(p,s,uint64_t,uint)',
   virDomainGetBlockJobInfo: 'int(p,s,b,uint)',
+  virDomainBlockCopy: 'int(p,s,s,b,int,uint)',
+  virDomainBlockJobAbort: 'int(p,s,uint)',
   virDomainBackupBegin: 'int(p,s,s,uint)',
   virDomainBackupGetXMLDesc: 'str!(p,uint)',
   virDomainGetJobInfo: 'int(p,b)',

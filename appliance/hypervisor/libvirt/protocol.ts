@@ -51,8 +51,20 @@ export interface JobStats {
 export interface BlockJobInfo {
   /** `backup`, `copy`, `pull`, `commit`, `active-commit`, `unknown`. */
   readonly kind: string;
+  /** Limit in bytes per second; 0 is none. */
+  readonly bandwidthBytes: number;
   readonly currentBytes: number;
   readonly endBytes: number;
+}
+
+/** virDomainBlockCopy's typed parameters; what is left out is QEMU's default. */
+export interface BlockCopyParams {
+  /** Of the background copy, per second. */
+  readonly bandwidthBytes?: number;
+  /** Of the dirty bitmap: a power of two from 512 to 64 MiB. */
+  readonly granularityBytes?: number;
+  /** How much is in flight to the target, which QEMU holds in memory. */
+  readonly bufferBytes?: number;
 }
 
 /** libvirt's version numbers as `[major, minor, release]`. */
@@ -118,6 +130,14 @@ export interface Operations {
   blockInfo(args: { readonly uuid: string; readonly disk: string }): BlockInfo;
   blockResize(args: { readonly uuid: string; readonly disk: string; readonly sizeBytes: number }): void;
   blockJobInfo(args: { readonly uuid: string; readonly disk: string }): BlockJobInfo | null;
+  blockCopy(args: {
+    readonly uuid: string;
+    readonly disk: string;
+    readonly destinationXml: string;
+    readonly params: BlockCopyParams;
+    readonly flags: number;
+  }): void;
+  blockJobAbort(args: { readonly uuid: string; readonly disk: string; readonly flags: number }): void;
   backupBegin(args: {
     readonly uuid: string;
     readonly backupXml: string;
@@ -171,6 +191,10 @@ export interface EventCallbacks {
   readonly blockJob: bigint;
   readonly agent: bigint;
   readonly jobCompleted: bigint;
+  readonly deviceAdded: bigint;
+  readonly deviceRemoved: bigint;
+  readonly metadataChange: bigint;
+  readonly migrationIteration: bigint;
   readonly closed: bigint;
 }
 
@@ -194,6 +218,12 @@ export interface LibvirtEvents {
   'block-job': [event: BlockJobEvent];
   agent: [event: AgentEvent];
   'job-completed': [event: JobCompletedEvent];
+  'device-added': [event: DeviceEvent];
+  /** The guest has let go of it. */
+  'device-removed': [event: DeviceEvent];
+  'metadata-changed': [event: MetadataEvent];
+  /** A migration away has begun its n-th round over the memory. */
+  'migration-iteration': [event: MigrationEvent];
   /** The connection ended; no further event and no further call will come through. */
   closed: [event: { readonly reason: string }];
 }
@@ -225,6 +255,21 @@ export interface AgentEvent extends DomainIdentity {
 export interface JobCompletedEvent extends DomainIdentity {
   readonly operation: string;
   readonly params: Readonly<Record<string, TypedValue>>;
+}
+
+export interface DeviceEvent extends DomainIdentity {
+  /** Of the live XML, e.g. `virtio-disk1`. */
+  readonly deviceAlias: string;
+}
+
+export interface MetadataEvent extends DomainIdentity {
+  readonly kind: string;
+  /** Of an `element`. */
+  readonly namespace: string;
+}
+
+export interface MigrationEvent extends DomainIdentity {
+  readonly iteration: number;
 }
 
 export type EventMessage =

@@ -10,6 +10,30 @@ const PARAM_LENGTH = 96;
 /** More than libvirt ever returns for one domain job (VIR_DOMAIN_JOB_STATS… has about 40). */
 const MAX_PARAMS = 4096;
 
+/** A parameter to pass in; virTypedParameterType by its name. */
+export interface NumberParam {
+  readonly field: string;
+  readonly type: 'uint' | 'ullong';
+  readonly value: number;
+}
+
+/** An array of typed parameters for a call; null for none. */
+export function writeTypedParams(params: readonly NumberParam[]): {
+  readonly bytes: Buffer | null;
+  readonly count: number;
+} {
+  if (params.length === 0) return { bytes: null, count: 0 };
+  const bytes = Buffer.alloc(params.length * PARAM_LENGTH);
+  for (const [index, { field, type, value }] of params.entries()) {
+    const at = index * PARAM_LENGTH;
+    bytes.write(field, at, FIELD_LENGTH - 1, 'latin1');
+    bytes.writeInt32LE(type === 'uint' ? 2 : 4, at + TYPE_OFFSET);
+    if (type === 'uint') bytes.writeUInt32LE(value, at + VALUE_OFFSET);
+    else bytes.writeBigUInt64LE(BigInt(value), at + VALUE_OFFSET);
+  }
+  return { bytes, count: params.length };
+}
+
 /** Copies an array of typed parameters; entries of a type that is not known are left out. */
 export function readTypedParams(params: Handle, count: number): Record<string, TypedValue> {
   const result: Record<string, TypedValue> = {};
