@@ -73,6 +73,26 @@ export class ExtentMap<V> {
     if (range.length > 0) this.clear(range.offset, endOf(range));
   }
 
+  /** Makes every entry a gap whose value is not to be kept. Takes O(entries). */
+  retain(isKept: (value: V) => boolean): void {
+    this.changes += 1;
+    this.leaves = this.leaves.filter((leaf) => {
+      let kept = 0;
+      for (let index = 0; index < leaf.starts.length; index++) {
+        if (isKept(leaf.values[index] as V)) {
+          leaf.starts[kept] = at(leaf.starts, index);
+          leaf.ends[kept] = at(leaf.ends, index);
+          leaf.values[kept] = leaf.values[index] as V;
+          leaf.valueOffsets[kept] = at(leaf.valueOffsets, index);
+          kept += 1;
+        } else this.covered -= at(leaf.ends, index) - at(leaf.starts, index);
+      }
+      this.count -= leaf.starts.length - kept;
+      for (const column of [leaf.starts, leaf.ends, leaf.values, leaf.valueOffsets]) column.length = kept;
+      return kept > 0;
+    });
+  }
+
   /**
    * What covers the range, as slices with values and gaps in order, without holes between them. The map must not change
    * until the iteration has ended.

@@ -6,16 +6,22 @@ import { runLanes } from '../block/pipeline.ts';
 import { unaligned } from '../block/unaligned-device.ts';
 import type { Slice } from '../core/extent-map.ts';
 import { appendExtent, type Extent, endOf, type Range } from '../core/extents.ts';
-import { type WriteLog, ZEROES } from './write-log.ts';
+import { invariant } from '../core/invariant.ts';
+import { isZeroes, type WriteLayer, type WriteSink } from './write-layer.ts';
 
-export interface LoggedDeviceOptions {
+export interface LayeredDeviceOptions {
   /** What is beneath the log; never written. */
   readonly base: BlockDevice;
-  readonly log: WriteLog;
+  readonly layer: WriteLayer;
   /** Index of the disk in the log. */
   readonly disk: number;
   /** Size of the disk; beyond the base's end it reads as zeroes. Default: the base's size. */
   readonly sizeBytes?: number;
+}
+
+export interface LoggedDeviceOptions extends Omit<LayeredDeviceOptions, 'layer'> {
+  /** A write log, or what stands for one. */
+  readonly log: WriteLayer & WriteSink;
 }
 
 /** Reads of a request that run at the same time. */
@@ -33,37 +39,49 @@ const MAX_REQUEST_BYTES: number = 32 * 1024 * 1024;
  * Errors: those of the base, and NO_SPACE, WRITE_LOG_CORRUPT, IO_FAILED, CLOSED of the log.
  */
 export function loggedDevice(options: LoggedDeviceOptions): BlockDevice {
-  return checked(new LoggedDevice(options));
+  return checked(new LoggedDevice({ ...options, layer: options.log }, options.log));
+}
+
+/**
+ * The read-only form: a base, and on top the records of one disk in a layer, for example those up to a moment. Closing the
+ * device closes the base, not the layer. Errors: those of the base, and WRITE_LOG_CORRUPT, IO_FAILED of the layer.
+ */
+export function layeredDevice(options: LayeredDeviceOptions): BlockDevice {
+  return checked(new LoggedDevice(options, undefined));
 }
 
 class LoggedDevice implements BlockDevice {
   readonly sizeBytes: number;
   readonly limits: BlockLimits = { minimumBytes: 1, preferredBytes: 4096, maximumBytes: MAX_REQUEST_BYTES };
-  readonly features: BlockFeatures = {
-    isReadOnly: false,
-    canFlush: true,
-    canFua: true,
-    canTrim: true,
-    canZero: true,
-    canFastZero: true,
-    canCache: true,
-    canExtents: true,
-    isMultiConnSafe: true,
-  };
+  readonly features: BlockFeatures;
   private readonly base: BlockDevice;
-  private readonly log: WriteLog;
+  private readonly layer: WriteLayer;
+  private readonly sink: WriteSink | undefined;
   private readonly disk: number;
 
-  constructor(options: LoggedDeviceOptions) {
+  constructor(options: LayeredDeviceOptions, sink: WriteSink | undefined) {
+    const canWrite = sink !== undefined;
+    this.features = {
+      isReadOnly: !canWrite,
+      canFlush: canWrite,
+      canFua: canWrite,
+      canTrim: canWrite,
+      canZero: canWrite,
+      canFastZero: canWrite,
+      canCache: true,
+      canExtents: true,
+      isMultiConnSafe: true,
+    };
     this.base = unaligned(options.base);
-    this.log = options.log;
+    this.layer = options.layer;
+    this.sink = sink;
     this.disk = options.disk;
     this.sizeBytes = options.sizeBytes ?? options.base.sizeBytes;
   }
 
   /** True when all of it is zero, in the log's cache, or at once at hand in the base. */
   readCached(offset: number, into: Buffer): boolean {
-    for (const slice of this.log.sliceIterator({ disk: this.disk, offset, length: into.length })) {
+    for (const slice of this.layer.sliceIterator({ disk: this.disk, offset, length: into.length })) {
       const target = into.subarray(slice.offset - offset, endOf(slice) - offset);
       if (!this.copyCached(slice, target)) return false;
     }
@@ -71,7 +89,7 @@ class LoggedDevice implements BlockDevice {
   }
 
   async read(offset: number, into: Buffer): Promise<void> {
-    const slices = this.log.slices({ disk: this.disk, offset, length: into.length });
+    const slices = this.layer.slices({ disk: this.disk, offset, length: into.length });
     const [only] = slices;
     if (slices.length === 1 && only !== undefined) return await this.readSlice(only, into);
     await runLanes(slices, READ_LANES, async (slice) => {
@@ -80,22 +98,25 @@ class LoggedDevice implements BlockDevice {
   }
 
   async write(offset: number, data: Buffer, options: WriteOptions = {}): Promise<void> {
-    await this.log.append({ disk: this.disk, offset, data });
-    if (options.fua === true) await this.log.flush();
+    const log = this.writable();
+    await log.append({ disk: this.disk, offset, data });
+    if (options.fua === true) await log.flush();
   }
 
   async zero(range: Range, options: ZeroOptions = {}): Promise<void> {
-    await this.log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'zero');
-    if (options.fua === true) await this.log.flush();
+    const log = this.writable();
+    await log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'zero');
+    if (options.fua === true) await log.flush();
   }
 
   async trim(range: Range, options: WriteOptions = {}): Promise<void> {
-    await this.log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'trim');
-    if (options.fua === true) await this.log.flush();
+    const log = this.writable();
+    await log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'trim');
+    if (options.fua === true) await log.flush();
   }
 
   async flush(): Promise<void> {
-    await this.log.flush();
+    await this.sink?.flush();
   }
 
   async cache(range: Range): Promise<void> {
@@ -109,10 +130,14 @@ class LoggedDevice implements BlockDevice {
     const end = endOf(beneath.at(-1) ?? range);
     const merged: Extent[] = [];
     let index = 0;
-    for (const slice of this.log.sliceIterator({ disk: this.disk, offset: range.offset, length: end - range.offset })) {
+    for (const slice of this.layer.sliceIterator({
+      disk: this.disk,
+      offset: range.offset,
+      length: end - range.offset,
+    })) {
       if (merged.length >= MAX_EXTENTS_PER_QUERY - 1) break;
       if (slice.value !== undefined) {
-        appendExtent(merged, { ...rangeOf(slice), kind: slice.value === ZEROES ? 'hole' : 'data' });
+        appendExtent(merged, { ...rangeOf(slice), kind: isZeroes(slice.value) ? 'hole' : 'data' });
         continue;
       }
       index = appendClipped(merged, beneath, { from: index, range: slice });
@@ -128,16 +153,22 @@ class LoggedDevice implements BlockDevice {
     await this.close();
   }
 
+  private writable(): WriteSink {
+    invariant(this.sink !== undefined, 'a read-only device is never written');
+    return this.sink;
+  }
+
   private async readSlice(slice: Slice<number>, into: Buffer): Promise<void> {
     if (slice.value === undefined) await this.readBase(slice.offset, into);
-    else if (slice.value === ZEROES) into.fill(0);
-    else await this.log.read(slice.value, slice.valueOffset, into);
+    else if (isZeroes(slice.value)) into.fill(0);
+    else await this.layer.read(slice.value, slice.valueOffset, into);
   }
 
   private copyCached(slice: Slice<number>, into: Buffer): boolean {
-    if (slice.value === ZEROES) into.fill(0);
-    else if (slice.value !== undefined) return this.log.readCached(slice.value, slice.valueOffset, into);
-    else {
+    if (slice.value !== undefined) {
+      if (!isZeroes(slice.value)) return this.layer.readCached(slice.value, slice.valueOffset, into);
+      into.fill(0);
+    } else {
       const length = Math.max(0, Math.min(into.length, this.base.sizeBytes - slice.offset));
       if (length > 0 && this.base.readCached?.(slice.offset, into.subarray(0, length)) !== true) return false;
       into.fill(0, length);

@@ -16,7 +16,7 @@ export interface Change {
   readonly disk: number;
   readonly offset: number;
   readonly length: number;
-  /** Of `length` bytes for `write` and `mark`, empty otherwise. */
+  /** Of `length` bytes for `write`, `mark` and `event`, empty otherwise. */
   readonly data: Buffer;
 }
 
@@ -24,6 +24,8 @@ export interface Change {
 export interface BatchRecord {
   readonly facts: RecordFacts;
   readonly position: number;
+  /** As it was asked for. */
+  readonly payload: Buffer;
 }
 
 /** Records ready to be written in one go, in order. */
@@ -81,7 +83,7 @@ export function encodeBatch(changes: readonly Change[], facts: BatchFacts, ciphe
       const span = recordSpan(payloadBytes);
       const padding = span - RECORD_HEADER_BYTES - payloadBytes;
       if (padding > 0) parts.push(PADDING.subarray(0, padding));
-      records.push({ facts: record, position: bytes });
+      records.push({ facts: record, position: bytes, payload: piece.data });
       bytes += span;
       sequence += 1;
     }

@@ -5,7 +5,8 @@ import { ApplianceError } from '../core/errors.ts';
 /** The bytes of a write log, without I/O and without keys. Byte tables and a worked example: `docs/formats/write-log.md`. */
 
 export const SEGMENT_MAGIC: Buffer = Buffer.from('USWLOG\0\x01', 'latin1');
-export const SEGMENT_VERSION = 1;
+/** What a segment may hold: 1 writes, zeroes, trims, marks and barriers; 2 events as well. */
+export type SegmentVersion = 1 | 2;
 export const SEGMENT_HEADER_BYTES = 128;
 export const SALT_BYTES = 16;
 export const ID_BYTES = 16;
@@ -22,6 +23,8 @@ export const RECORD_ALIGNMENT = 8;
 export const MAX_RECORD_DATA_BYTES = 65_536;
 /** Longest text of a mark, in bytes of UTF-8. */
 export const MAX_MARK_BYTES = 4096;
+/** Longest JSON text of an event, in bytes of UTF-8. */
+export const MAX_EVENT_BYTES = 4096;
 /** Positions in a segment stay below it, so that segment and position fit one safe integer. */
 export const MAX_SEGMENT_BYTES: number = 2 ** 32;
 /** Disk index of records that belong to the machine. */
@@ -29,12 +32,20 @@ export const NO_DISK = 0xffff;
 
 /**
  * `write`: the range holds the payload. `zero`, `trim`: the range reads as zeroes. `mark`: a named moment (payload: its
- * name in UTF-8). `barrier`: nothing but its durable sequence.
+ * name in UTF-8). `barrier`: nothing but its durable sequence. `event`: something about the log itself (payload: JSON).
  */
-export type RecordKind = 'write' | 'zero' | 'trim' | 'mark' | 'barrier';
+export type RecordKind = 'write' | 'zero' | 'trim' | 'mark' | 'barrier' | 'event';
 
-const KIND_CODES: Readonly<Record<RecordKind, number>> = { write: 1, zero: 2, trim: 3, mark: 4, barrier: 5 };
-const KINDS: ReadonlyMap<number, RecordKind> = new Map(
+export const KIND_CODES: Readonly<Record<RecordKind, number>> = {
+  write: 1,
+  zero: 2,
+  trim: 3,
+  mark: 4,
+  barrier: 5,
+  event: 6,
+};
+/** Record kinds by their code. */
+export const KINDS: ReadonlyMap<number, RecordKind> = new Map(
   (Object.keys(KIND_CODES) as RecordKind[]).map((kind) => [KIND_CODES[kind], kind]),
 );
 
@@ -42,6 +53,7 @@ const FLAG_ENCRYPTED = 1;
 const FLAG_CONTINUES = 1;
 
 export interface SegmentHeader {
+  readonly version: SegmentVersion;
   readonly isEncrypted: boolean;
   /** 16 bytes, random, the same in all segments of a log. */
   readonly logId: Buffer;
@@ -84,7 +96,7 @@ export interface RecordHeader extends RecordFacts {
 export function encodeSegmentHeader(header: SegmentHeader): Buffer {
   const bytes = Buffer.alloc(SEGMENT_HEADER_BYTES);
   SEGMENT_MAGIC.copy(bytes, 0);
-  bytes.writeUInt16BE(SEGMENT_VERSION, 8);
+  bytes.writeUInt16BE(header.version, 8);
   bytes.writeUInt16BE(header.isEncrypted ? FLAG_ENCRYPTED : 0, 10);
   header.logId.copy(bytes, 16, 0, ID_BYTES);
   header.machineId.copy(bytes, 32, 0, ID_BYTES);
@@ -107,8 +119,8 @@ export function decodeSegmentHeader(bytes: Buffer): SegmentHeader | undefined {
   const version = bytes.readUInt16BE(8);
   const flags = bytes.readUInt16BE(10);
   const isReservedZero = bytes.readUInt32BE(12) === 0 && isZero(bytes.subarray(96, SEGMENT_HEADER_BYTES - 4));
-  if (version !== SEGMENT_VERSION || (flags !== 0 && flags !== FLAG_ENCRYPTED) || !isReservedZero) {
-    const details = { version, flags, supported: SEGMENT_VERSION };
+  if ((version !== 1 && version !== 2) || (flags !== 0 && flags !== FLAG_ENCRYPTED) || !isReservedZero) {
+    const details = { version, flags, supported: [1, 2] };
     throw new ApplianceError('REPOSITORY_FORMAT', `write log of version ${version}, flags ${flags}`, { details });
   }
   const number = readUInt64(bytes, 64);
@@ -116,6 +128,7 @@ export function decodeSegmentHeader(bytes: Buffer): SegmentHeader | undefined {
   const createdUs = readUInt64(bytes, 80);
   if (number === undefined || baseSequence === undefined || createdUs === undefined) return undefined;
   return {
+    version,
     isEncrypted: flags === FLAG_ENCRYPTED,
     logId: Buffer.from(bytes.subarray(16, 32)),
     machineId: Buffer.from(bytes.subarray(32, 48)),
@@ -175,7 +188,7 @@ export function decodeRecordHeader(bytes: Buffer, at: number, saltCrc: number): 
 
 /** How many payload bytes a record of these facts must have. */
 export function expectedPayloadBytes(facts: RecordFacts, isEncrypted: boolean): number {
-  const hasPayload = facts.kind === 'write' || facts.kind === 'mark';
+  const hasPayload = facts.kind === 'write' || facts.kind === 'mark' || facts.kind === 'event';
   return (hasPayload ? facts.length : 0) + (isEncrypted ? TAG_BYTES : 0);
 }
 
@@ -191,6 +204,8 @@ export function isPlausible(header: RecordHeader, isEncrypted: boolean): boolean
       return header.length > 0;
     case 'mark':
       return header.length <= MAX_MARK_BYTES;
+    case 'event':
+      return header.length <= MAX_EVENT_BYTES;
     case 'barrier':
       return header.length === 0;
   }
@@ -201,13 +216,14 @@ export function recordSpan(payloadBytes: number): number {
   return Math.ceil((RECORD_HEADER_BYTES + payloadBytes) / RECORD_ALIGNMENT) * RECORD_ALIGNMENT;
 }
 
-function writeUInt64(into: Buffer, value: number, at: number): void {
+/** Numbers up to 2^53 - 1. */
+export function writeUInt64(into: Buffer, value: number, at: number): void {
   into.writeUInt32BE(Math.floor(value / 0x1_0000_0000), at);
   into.writeUInt32BE(value % 0x1_0000_0000, at + 4);
 }
 
 /** Undefined beyond 2^53 - 1. */
-function readUInt64(bytes: Buffer, at: number): number | undefined {
+export function readUInt64(bytes: Buffer, at: number): number | undefined {
   const high = bytes.readUInt32BE(at);
   return high > 0x1f_ffff ? undefined : high * 0x1_0000_0000 + bytes.readUInt32BE(at + 4);
 }

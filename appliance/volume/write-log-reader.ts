@@ -2,24 +2,14 @@
 import { ApplianceError } from '../core/errors.ts';
 import { readExactly } from '../core/file-system.ts';
 import { invariant } from '../core/invariant.ts';
-import {
-  decodeRecordHeader,
-  isPlausible,
-  MAX_SEGMENT_BYTES,
-  RECORD_HEADER_BYTES,
-  TAG_BYTES,
-} from './write-log-format.ts';
+import { decodeRecordHeader, isPlausible, RECORD_HEADER_BYTES, TAG_BYTES } from './write-log-format.ts';
+import { positionOf, segmentOf } from './write-log-index.ts';
 import { corrupt, type Segment } from './write-log-segment.ts';
 
 /** Plain payloads of the records that were read last, so that small reads from large records verify them once. */
 const CACHE_BYTES: number = 4 * 1024 * 1024;
 /** What the cache counts for a record beside its bytes. */
 const CACHE_ENTRY_BYTES = 200;
-
-/** Where a record stands in the log, in one safe integer: segment number and byte position. */
-export function locationOf(segmentNumber: number, position: number): number {
-  return segmentNumber * MAX_SEGMENT_BYTES + position;
-}
 
 /** Reads the data of single records, each verified on the very read that brings it from the file. */
 export class WriteLogReader {
@@ -70,9 +60,8 @@ export class WriteLogReader {
 
   /** The whole plain payload of a record that has at least `leastBytes` of it. */
   private async fetch(location: number, leastBytes: number): Promise<Buffer> {
-    const number = Math.floor(location / MAX_SEGMENT_BYTES);
-    const position = location - number * MAX_SEGMENT_BYTES;
-    const segment = this.segments.get(number);
+    const position = positionOf(location);
+    const segment = this.segments.get(segmentOf(location));
     invariant(segment !== undefined, 'the index names segments that are there');
     const { cipher, file, path } = segment;
     const guess = RECORD_HEADER_BYTES + (cipher.isEncrypted ? TAG_BYTES : 0) + leastBytes;

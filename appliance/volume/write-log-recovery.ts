@@ -14,7 +14,19 @@ import {
   wasDurable,
 } from './write-log-segment.ts';
 
+/** The last record before the first segment that is looked for, in a log whose older segments lie elsewhere. */
+export interface LogStart {
+  readonly logId: Buffer;
+  readonly machineId: Buffer;
+  /** Of the last segment before. */
+  readonly segmentNumber: number;
+  readonly sequence: number;
+  readonly timeUs: number;
+}
+
 export interface RecoveryOptions {
+  /** Default: the log starts with segment 1 and record 1. */
+  readonly after?: LogStart | undefined;
   readonly directory: string;
   readonly fileSystem: FileSystem;
   readonly key: Buffer | null;
@@ -50,8 +62,10 @@ export async function recoverWriteLog(options: RecoveryOptions): Promise<Recover
 
 async function recoverInto(segments: Segment[], options: RecoveryOptions): Promise<Recovered> {
   const names = await segmentNames(options);
-  let lastSequence = 0;
-  let lastTimeUs = 0;
+  const { after } = options;
+  const firstNumber = (after?.segmentNumber ?? 0) + 1;
+  let lastSequence = after?.sequence ?? 0;
+  let lastTimeUs = after?.timeUs ?? 0;
   let logBytes = 0;
   let tornBytes = 0;
   for (const [index, name] of names.entries()) {
@@ -64,7 +78,10 @@ async function recoverInto(segments: Segment[], options: RecoveryOptions): Promi
       break;
     }
     segments.push(segment);
-    checkOrder(segment, segments[0] ?? segment, { number: index + 1, baseSequence: lastSequence + 1 });
+    checkOrder(segment, after ?? segments[0]?.header ?? segment.header, {
+      number: firstNumber + index,
+      baseSequence: lastSequence + 1,
+    });
     const end = await scanSegment(segment, (record) => options.onRecord(record, segment));
     if (end.endPosition < end.fileBytes) {
       tornBytes = await cutTornTail(segment, end, isLast);
@@ -76,7 +93,7 @@ async function recoverInto(segments: Segment[], options: RecoveryOptions): Promi
   return { segments, lastSequence, lastTimeUs, logBytes, tornBytes };
 }
 
-/** File names of segments 1, 2, 3, … without a gap. */
+/** File names of the segments, numbered without a gap. */
 async function segmentNames(options: RecoveryOptions): Promise<string[]> {
   const names: string[] = [];
   try {
@@ -86,18 +103,23 @@ async function segmentNames(options: RecoveryOptions): Promise<string[]> {
   } catch (error) {
     throw storageError(error, 'list', options.directory);
   }
+  const firstNumber = (options.after?.segmentNumber ?? 0) + 1;
   for (const [index, name] of names.entries()) {
-    if (segmentNumber(name) !== index + 1) {
-      const message = `segment ${index + 1} of the write log in ${options.directory} is missing`;
+    if (segmentNumber(name) !== firstNumber + index) {
+      const message = `segment ${firstNumber + index} of the write log in ${options.directory} is missing`;
       throw new ApplianceError('WRITE_LOG_CORRUPT', message, { details: { path: options.directory, found: name } });
     }
   }
   return names;
 }
 
-function checkOrder(segment: Segment, first: Segment, expected: { number: number; baseSequence: number }): void {
+function checkOrder(
+  segment: Segment,
+  log: { readonly logId: Buffer; readonly machineId: Buffer },
+  expected: { number: number; baseSequence: number },
+): void {
   const { header, path } = segment;
-  const isOfThisLog = header.logId.equals(first.header.logId) && header.machineId.equals(first.header.machineId);
+  const isOfThisLog = header.logId.equals(log.logId) && header.machineId.equals(log.machineId);
   if (!isOfThisLog) throw corrupt(path, 0, 'the segment belongs to another log');
   if (header.number !== expected.number) throw corrupt(path, 0, `the segment says that it is number ${header.number}`);
   if (header.baseSequence !== expected.baseSequence) {

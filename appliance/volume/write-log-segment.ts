@@ -62,7 +62,7 @@ export function segmentNumber(name: string): number | undefined {
 export interface NewSegment {
   readonly directory: string;
   readonly key: Buffer | null;
-  readonly facts: Pick<SegmentHeader, 'logId' | 'machineId' | 'number' | 'baseSequence' | 'createdUs'>;
+  readonly facts: Pick<SegmentHeader, 'version' | 'logId' | 'machineId' | 'number' | 'baseSequence' | 'createdUs'>;
 }
 
 /** Creates a segment, its header and its name durable. After an error nothing of it is left, if that can be had. */

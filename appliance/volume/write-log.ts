@@ -3,23 +3,25 @@ import { randomBytes } from 'node:crypto';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { makeDirectoryDurably } from '../core/durable-file.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import { ExtentMap, type Slice } from '../core/extent-map.ts';
-import type { Range } from '../core/extents.ts';
+import type { Slice } from '../core/extent-map.ts';
 import { type FileSystem, realFileSystem, storageError } from '../core/file-system.ts';
 import type { MachineId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
+import type { Appended, DiskRange, WriteLayer, WriteSink } from './write-layer.ts';
 import { type Change, dataless, type EncodedBatch, encodeBatch, encodedBytes } from './write-log-batch.ts';
-import {
-  ID_BYTES,
-  MAX_MARK_BYTES,
-  MAX_SEGMENT_BYTES,
-  NO_DISK,
-  type RecordFacts,
-  SEGMENT_HEADER_BYTES,
-} from './write-log-format.ts';
-import { locationOf, WriteLogReader } from './write-log-reader.ts';
-import { type Recovered, recoverWriteLog } from './write-log-recovery.ts';
-import { createSegment, type FoundRecord, type Segment, scanSegment } from './write-log-segment.ts';
+import { ID_BYTES, MAX_EVENT_BYTES, MAX_MARK_BYTES, NO_DISK, type RecordFacts } from './write-log-format.ts';
+import { locationOf, WriteLogIndex } from './write-log-index.ts';
+import { AppendQueue } from './write-log-queue.ts';
+import { WriteLogReader } from './write-log-reader.ts';
+import { type LogStart, type Recovered, recoverWriteLog } from './write-log-recovery.ts';
+import { type FoundRecord, type Segment, scanSegment } from './write-log-segment.ts';
+import { WriteLogTail } from './write-log-tail.ts';
+
+/** Hears of each record, in order, the moment it is in the log: found at the start, or appended. */
+export interface LogObserver {
+  /** `payload` is plain, and valid during the call only. */
+  recorded(facts: RecordFacts, location: number, payload: Buffer): void;
+}
 
 export interface WriteLogOptions {
   /** 32 bytes: encrypt and authenticate every record. Null: checksums only. A log keeps what it began with. */
@@ -30,37 +32,17 @@ export interface WriteLogOptions {
   readonly clock?: Clock;
   /** A segment is not appended to beyond it. */
   readonly segmentBytes?: number;
+  /** Events may be appended: segments of version 2. */
+  readonly hasEvents?: boolean;
+  readonly observer?: LogObserver;
+  /** Where the log goes on from, when its older segments are kept elsewhere. */
+  readonly after?: LogStart | undefined;
 }
 
-/** A place on a disk of the machine. */
-export interface DiskRange extends Range {
-  /** 0, 1, 2, … below 65,535. */
-  readonly disk: number;
-}
-
-/** When a change took place in the log: the sequence of its last record, and its time. */
-export interface Appended {
-  readonly sequence: number;
-  readonly timeUs: number;
-}
-
-/** Value of the index for ranges that read as zeroes; other values are locations of records. */
-export const ZEROES = -1;
-
-const DEFAULT_SEGMENT_BYTES: number = 256 * 1024 * 1024;
-/** Changes that wait are written together up to this many bytes and changes. */
-const MAX_BATCH_BYTES: number = 4 * 1024 * 1024;
-const MAX_BATCH_CHANGES = 512;
 /** Data that nobody flushes is synced after this much, so that no flush and no new segment has to wait for long. */
 const BACKGROUND_SYNC_BYTES: number = 32 * 1024 * 1024;
 /** When nothing follows a flush for this long, a barrier records that it happened. */
 const BARRIER_DELAY_MS = 50;
-
-interface Waiting {
-  readonly change: Change;
-  readonly resolve: (appended: Appended) => void;
-  readonly reject: (error: Error) => void;
-}
 
 /**
  * The writes of one machine in order, in append-only files (`docs/formats/write-log.md`), with an index of what each disk
@@ -77,22 +59,18 @@ interface Waiting {
  * failure to write, and every failure to sync, ends the log: it is unknown what reached the disk, so all later appends
  * and flushes fail with that first error. Reads go on, each verified.
  */
-export class WriteLog implements AsyncDisposable {
+export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   readonly directory: string;
+  /** 16 bytes, random, of this log alone. */
+  readonly logId: Buffer;
   /** Bytes of a torn tail that were cut off at the start. */
   readonly tornBytes: number;
-  private readonly options: WriteLogOptions;
-  private readonly fileSystem: FileSystem;
   private readonly clock: Clock;
-  private readonly logId: Buffer;
-  private readonly segments = new Map<number, Segment>();
+  private readonly observer: LogObserver | undefined;
+  private readonly tail: WriteLogTail;
+  private readonly queue: AppendQueue;
   private readonly reader: WriteLogReader;
-  private readonly index: Map<number, ExtentMap<number>>;
-  /** The segment that is appended to. */
-  private current: Segment | undefined;
-  private position = 0;
-  private waiting: Waiting[] = [];
-  private drain: Promise<void> | undefined;
+  private readonly index: WriteLogIndex;
   private sync: Promise<void> | undefined;
   private barrier: NodeJS.Timeout | undefined;
   private failure: ApplianceError | undefined;
@@ -107,7 +85,6 @@ export class WriteLog implements AsyncDisposable {
   /** Bytes appended by this process, and how many of them are on stable storage. */
   private appendedBytes = 0;
   private syncedBytes = 0;
-  private totalBytes: number;
 
   /**
    * Opens the log in `directory`, which is created when missing, after bringing it into order (`recoverWriteLog`). The
@@ -119,13 +96,16 @@ export class WriteLog implements AsyncDisposable {
     invariant(options.key === null || options.key.length === 32, 'a key has 32 bytes');
     const fileSystem = options.fileSystem ?? realFileSystem;
     await makeDirectoryDurably(directory, fileSystem);
-    const index = new Map<number, ExtentMap<number>>();
+    const index = new WriteLogIndex();
     const recovered = await recoverWriteLog({
       directory,
       fileSystem,
       key: options.key,
-      onRecord: (record, segment) => {
-        place(index, record.header, locationOf(segment.header.number, record.position));
+      after: options.after,
+      onRecord: ({ header, position, payload }, segment) => {
+        const location = locationOf(segment.header.number, position);
+        index.place(header, location);
+        options.observer?.recorded(header, location, payload);
       },
     });
     try {
@@ -136,27 +116,31 @@ export class WriteLog implements AsyncDisposable {
     }
   }
 
-  private constructor(
-    directory: string,
-    options: WriteLogOptions,
-    recovered: Recovered,
-    index: Map<number, ExtentMap<number>>,
-  ) {
-    const first = recovered.segments[0]?.header;
-    if (first !== undefined && !first.machineId.equals(machineBytes(options.machineId))) {
+  private constructor(directory: string, options: WriteLogOptions, recovered: Recovered, index: WriteLogIndex) {
+    const first = options.after ?? recovered.segments[0]?.header;
+    const machineId = machineBytes(options.machineId);
+    if (first !== undefined && !first.machineId.equals(machineId)) {
       const details = { directory, wanted: options.machineId, found: first.machineId.toString('hex') };
       throw new ApplianceError('BAD_ARGUMENT', `the write log in ${directory} is another machine's`, { details });
     }
     this.directory = directory;
-    this.options = options;
-    this.fileSystem = options.fileSystem ?? realFileSystem;
     this.clock = options.clock ?? systemClock;
+    this.observer = options.observer;
     this.logId = first?.logId ?? randomBytes(ID_BYTES);
-    for (const segment of recovered.segments) this.segments.set(segment.header.number, segment);
-    this.reader = new WriteLogReader(this.segments);
+    const { key, segmentBytes, fileSystem = realFileSystem } = options;
+    const version = options.hasEvents === true ? 2 : 1;
+    this.tail = new WriteLogTail(
+      { directory, fileSystem, key, version, logId: this.logId, machineId, segmentBytes },
+      { segments: recovered.segments, lastNumber: options.after?.segmentNumber ?? 0, bytes: recovered.logBytes },
+    );
+    this.queue = new AppendQueue({
+      maxBatchBytes: segmentBytes ?? Number.POSITIVE_INFINITY,
+      write: (changes) => this.writeBatch(changes),
+      failed: (error) => this.batchFailed(error),
+    });
+    this.reader = new WriteLogReader(this.tail.segments);
     this.index = index;
     this.tornBytes = recovered.tornBytes;
-    this.totalBytes = recovered.logBytes;
     this.lastTimeUs = recovered.lastTimeUs;
     this.writtenSequence = recovered.lastSequence;
     this.askedSequence = recovered.lastSequence;
@@ -169,6 +153,11 @@ export class WriteLog implements AsyncDisposable {
     return this.writtenSequence;
   }
 
+  /** Time of the newest record, in microseconds since the Unix epoch; 0 in an empty log. */
+  get lastRecordUs(): number {
+    return this.lastTimeUs;
+  }
+
   /** All records up to it are on stable storage, as far as this process knows. */
   get durableSequence(): number {
     return this.durable;
@@ -176,7 +165,17 @@ export class WriteLog implements AsyncDisposable {
 
   /** Bytes of all segments. */
   get sizeBytes(): number {
-    return this.totalBytes;
+    return this.tail.sizeBytes;
+  }
+
+  /** The segments, by number. */
+  get segments(): ReadonlyMap<number, Segment> {
+    return this.tail.segments;
+  }
+
+  /** The number of the segment that is appended to, if there is one. */
+  get openSegment(): number | undefined {
+    return this.tail.openNumber;
   }
 
   /** The error that ended the log, if one did. */
@@ -186,18 +185,23 @@ export class WriteLog implements AsyncDisposable {
 
   /** Disks that have records, in order. */
   get disks(): number[] {
-    return [...this.index.keys()].sort((a, b) => a - b);
+    return this.index.disks;
+  }
+
+  /** Ranges of the index. */
+  get indexedRanges(): number {
+    return this.index.size;
   }
 
   /** Appends a write. The buffer belongs to the log until the promise settles. Errors: see the class; CLOSED. */
-  async append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended> {
+  append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended> {
     const { disk, offset, data } = write;
-    return await this.enqueue({ kind: 'write', disk, offset, length: data.length, data });
+    return this.enqueue({ kind: 'write', disk, offset, length: data.length, data });
   }
 
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. */
-  async appendZero(range: DiskRange, kind: 'zero' | 'trim' = 'zero'): Promise<Appended> {
-    return await this.enqueue(dataless(kind, range));
+  appendZero(range: DiskRange, kind: 'zero' | 'trim' = 'zero'): Promise<Appended> {
+    return this.enqueue(dataless(kind, range));
   }
 
   /** Appends a named moment; the name has at most 4096 bytes of UTF-8 (BAD_ARGUMENT). */
@@ -207,6 +211,15 @@ export class WriteLog implements AsyncDisposable {
       throw new ApplianceError('BAD_ARGUMENT', `a mark takes at most ${MAX_MARK_BYTES} bytes`);
     }
     return await this.enqueue({ kind: 'mark', disk: NO_DISK, offset: 0, length: data.length, data });
+  }
+
+  /** Appends an event, as JSON of at most 4096 bytes (BAD_ARGUMENT). Only where the log has events. */
+  async appendEvent(event: object): Promise<Appended> {
+    const data = Buffer.from(JSON.stringify(event), 'utf8');
+    if (data.length > MAX_EVENT_BYTES) {
+      throw new ApplianceError('BAD_ARGUMENT', `an event of a write log takes at most ${MAX_EVENT_BYTES} bytes`);
+    }
+    return await this.enqueue({ kind: 'event', disk: NO_DISK, offset: 0, length: data.length, data });
   }
 
   /** Settles when everything whose append settled before this call is on stable storage. */
@@ -219,27 +232,34 @@ export class WriteLog implements AsyncDisposable {
     }
   }
 
-  /**
-   * What covers a range of a disk: a record (its location, to be given to `read`), `ZEROES`, or nothing (undefined). The
-   * answer is a copy; later appends do not change it, and its records stay readable.
-   */
   slices(place: DiskRange): Slice<number>[] {
-    const map = this.index.get(place.disk);
-    if (map === undefined) return [{ offset: place.offset, length: place.length, value: undefined, valueOffset: 0 }];
-    return [...map.slices(place)];
+    return this.index.slices(place);
   }
 
-  /** The same one by one, for ranges that may have many; the log must not change until the iteration has ended. */
   sliceIterator(place: DiskRange): Generator<Slice<number>, void, undefined> {
-    return (this.index.get(place.disk) ?? new ExtentMap<number>()).slices(place);
+    return this.index.sliceIterator(place);
   }
 
-  /** Fills `into` from byte `from` on of a record's data. WRITE_LOG_CORRUPT when it is not what was written; IO_FAILED. */
-  async read(location: number, from: number, into: Buffer): Promise<void> {
-    await this.reader.read(location, from, into);
+  /** Forgets in the index what comes from records up to a location: the base beneath the log holds it from now on. */
+  dropThrough(location: number): void {
+    this.index.dropThrough(location);
   }
 
-  /** The same at once, when the record is cached; false otherwise. */
+  /** No record will follow in the segment that is appended to now; the next append begins a new one. */
+  async endSegment(): Promise<void> {
+    await this.queue.idle();
+    this.tail.end();
+  }
+
+  /** Takes a segment of `bytes` out of the log; its file is the caller's from then on. Undefined while it is appended to. */
+  detachSegment(number: number, bytes: number): Segment | undefined {
+    return this.tail.detach(number, bytes);
+  }
+
+  read(location: number, from: number, into: Buffer): Promise<void> {
+    return this.reader.read(location, from, into);
+  }
+
   readCached(location: number, from: number, into: Buffer): boolean {
     return this.reader.readCached(location, from, into);
   }
@@ -247,7 +267,7 @@ export class WriteLog implements AsyncDisposable {
   /** Visits all records that are written now, in order, verified. The payload is valid during the visit only. */
   async replay(visit: (record: FoundRecord) => void): Promise<void> {
     const last = this.writtenSequence;
-    for (const segment of this.segments.values()) {
+    for (const segment of this.tail.segments.values()) {
       await scanSegment(segment, (record) => {
         if (record.header.sequence <= last) visit(record);
       });
@@ -267,7 +287,7 @@ export class WriteLog implements AsyncDisposable {
   private async finish(): Promise<void> {
     clearTimeout(this.barrier);
     try {
-      while (this.drain !== undefined) await this.drain;
+      await this.queue.idle();
       while (this.failure === undefined && this.durable < this.askedSequence) {
         this.sync ??= this.syncOnce();
         await this.sync;
@@ -275,18 +295,15 @@ export class WriteLog implements AsyncDisposable {
       await this.writeBarrier();
       while (this.sync !== undefined) await this.sync;
     } finally {
-      for (const segment of this.segments.values()) await segment.file.close();
+      await this.tail.close();
     }
   }
 
-  private enqueue(change: Change): Promise<Appended> {
+  private async enqueue(change: Change): Promise<Appended> {
     invariant(change.disk === NO_DISK || (change.disk >= 0 && change.disk < NO_DISK), 'a disk has an index');
     invariant(change.length > 0 || change.kind === 'mark', 'a change covers bytes');
-    return new Promise<Appended>((resolve, reject) => {
-      this.checkUsable();
-      this.waiting.push({ change, resolve, reject });
-      this.drain ??= this.writeWaiting();
-    });
+    this.checkUsable();
+    return await this.queue.push(change);
   }
 
   private checkUsable(): void {
@@ -294,42 +311,19 @@ export class WriteLog implements AsyncDisposable {
     if (this.closing !== undefined) throw new ApplianceError('CLOSED', 'the write log is closed');
   }
 
-  /** Writes batch after batch until nothing waits. Never rejects. */
-  private async writeWaiting(): Promise<void> {
-    // What is asked for in the same turn goes into one batch.
-    await Promise.resolve();
-    while (this.waiting.length > 0) {
-      const batch = this.takeBatch();
-      try {
-        const appended = await this.writeBatch(batch.map((one) => one.change));
-        for (const [index, one] of batch.entries()) one.resolve(appended[index] ?? invariantBroken());
-      } catch (error) {
-        const problem = storageError(error, 'append to the write log in', this.directory);
-        for (const one of batch) one.reject(problem);
-        // A full disk ends the log only when what was half written could not be cut off.
-        if (!hasCode(problem, 'NO_SPACE')) this.fail(problem);
-      }
-    }
-    this.drain = undefined;
-  }
-
-  private takeBatch(): Waiting[] {
-    const limit = Math.min(MAX_BATCH_BYTES, this.options.segmentBytes ?? DEFAULT_SEGMENT_BYTES);
-    let bytes = 0;
-    let count = 0;
-    for (const { change } of this.waiting) {
-      bytes += encodedBytes(change);
-      if (count > 0 && (bytes > limit || count === MAX_BATCH_CHANGES)) break;
-      count += 1;
-    }
-    return this.waiting.splice(0, count);
+  /** What the writers of a failed batch get. */
+  private batchFailed(error: unknown): ApplianceError {
+    const problem = storageError(error, 'append to the write log in', this.directory);
+    // A full disk ends the log only when what was half written could not be cut off.
+    if (!hasCode(problem, 'NO_SPACE')) this.fail(problem);
+    return problem;
   }
 
   private async writeBatch(changes: readonly Change[]): Promise<Appended[]> {
     if (this.failure !== undefined) throw this.failure;
     let bytes = 0;
     for (const change of changes) bytes += encodedBytes(change);
-    const segment = await this.segmentFor(bytes);
+    const segment = this.tail.roomFor(bytes) ?? (await this.beginSegment());
     this.lastTimeUs = Math.max(this.lastTimeUs, Math.floor(this.clock.nowMs() * 1000));
     const facts = {
       firstSequence: this.writtenSequence + 1,
@@ -338,7 +332,7 @@ export class WriteLog implements AsyncDisposable {
     };
     const encoded = encodeBatch(changes, facts, segment.cipher);
     try {
-      await segment.file.write(encoded.parts, this.position);
+      await this.tail.write(segment, encoded);
     } catch (error) {
       await this.cutFailedAppend(segment, error);
       throw error;
@@ -349,14 +343,15 @@ export class WriteLog implements AsyncDisposable {
   /** Makes a written batch visible. */
   private commit(segment: Segment, encoded: EncodedBatch, statedDurable: number): Appended[] {
     const appended: Appended[] = [];
-    for (const { facts, position } of encoded.records) {
-      place(this.index, facts, locationOf(segment.header.number, this.position + position));
+    for (const { facts, position, payload } of encoded.records) {
+      const location = locationOf(segment.header.number, this.tail.endPosition + position);
+      this.index.place(facts, location);
       if (!facts.continues) appended.push({ sequence: facts.sequence, timeUs: facts.timeUs });
       this.writtenSequence = facts.sequence;
       if (facts.kind !== 'barrier') this.askedSequence = facts.sequence;
+      this.observer?.recorded(facts, location, payload);
     }
-    this.position += encoded.bytes;
-    this.totalBytes += encoded.bytes;
+    this.tail.advance(encoded.bytes);
     this.appendedBytes += encoded.bytes;
     this.statedDurable = statedDurable;
     const unsyncedBytes = this.appendedBytes - this.syncedBytes;
@@ -364,42 +359,19 @@ export class WriteLog implements AsyncDisposable {
     return appended;
   }
 
-  /** The segment to append `bytes` to: the current one, or a new one after the current one has been synced. */
-  private async segmentFor(bytes: number): Promise<Segment> {
-    const limit = Math.min(this.options.segmentBytes ?? DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES / 2);
-    const isFull = this.position > SEGMENT_HEADER_BYTES && this.position + bytes > limit;
-    if (this.current !== undefined && !isFull) return this.current;
-    // Nothing may follow a segment that is not on stable storage: only the last one can have a torn tail.
+  /** Nothing may follow a segment that is not on stable storage: only the last one can have a torn tail. */
+  private async beginSegment(): Promise<Segment> {
     await this.syncLastSegment();
-    this.current = undefined;
-    const segment = await createSegment(this.fileSystem, {
-      directory: this.directory,
-      key: this.options.key,
-      facts: {
-        logId: this.logId,
-        machineId: machineBytes(this.options.machineId),
-        number: this.segments.size + 1,
-        baseSequence: this.writtenSequence + 1,
-        createdUs: Math.floor(this.clock.nowMs() * 1000),
-      },
+    return await this.tail.begin({
+      sequence: this.writtenSequence + 1,
+      createdUs: Math.floor(this.clock.nowMs() * 1000),
     });
-    this.segments.set(segment.header.number, segment);
-    this.current = segment;
-    this.position = SEGMENT_HEADER_BYTES;
-    this.totalBytes += SEGMENT_HEADER_BYTES;
-    return segment;
   }
 
-  /**
-   * After a failed write: nothing of it may stay behind the last good record, not even after a power failure, because the
-   * log goes on in a new segment (the nonces are used up).
-   */
   private async cutFailedAppend(segment: Segment, error: unknown): Promise<void> {
     if (!hasCode(storageError(error, 'append to', segment.path), 'NO_SPACE')) return;
-    this.current = undefined;
     try {
-      await segment.file.truncate(this.position);
-      await segment.file.syncData();
+      await this.tail.cutFailedAppend(segment);
     } catch (problem) {
       throw this.fail(storageError(problem, 'cut off a failed append to', segment.path));
     }
@@ -417,7 +389,7 @@ export class WriteLog implements AsyncDisposable {
 
   private async syncLastSegment(): Promise<void> {
     const covered = this.writtenSequence;
-    const last = this.segments.get(this.segments.size);
+    const { last } = this.tail;
     const bytes = this.appendedBytes;
     if (last === undefined || this.durable >= covered) return;
     try {
@@ -449,14 +421,13 @@ export class WriteLog implements AsyncDisposable {
 
   /** States in the log how far it is durable, so that later damage there is not taken for a torn tail. Never rejects. */
   private async writeBarrier(): Promise<void> {
-    const isStated = this.current === undefined || this.durable <= this.statedDurable;
+    const isStated = !this.tail.isOpen || this.durable <= this.statedDurable;
     if (this.failure !== undefined || isStated || this.durable < this.askedSequence) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const change = dataless('barrier', { disk: NO_DISK, offset: 0, length: 0 });
-    // Without room it can be left out; other failures have ended the log.
-    this.waiting.push({ change, resolve: () => resolve(), reject: () => resolve() });
-    this.drain ??= this.writeWaiting();
-    await promise;
+    try {
+      await this.queue.push(dataless('barrier', { disk: NO_DISK, offset: 0, length: 0 }));
+    } catch {
+      // Without room it can be left out; other failures have ended the log, and whoever uses it next gets them.
+    }
   }
 
   private fail(error: ApplianceError): ApplianceError {
@@ -465,23 +436,6 @@ export class WriteLog implements AsyncDisposable {
   }
 }
 
-/** Enters a record into the index. */
-function place(index: Map<number, ExtentMap<number>>, record: RecordFacts, location: number): void {
-  if (record.kind === 'mark' || record.kind === 'barrier') return;
-  let map = index.get(record.disk);
-  if (map === undefined) {
-    map = new ExtentMap<number>();
-    index.set(record.disk, map);
-  }
-  // Zeroes count their bytes from the start of the disk, so that neighbours merge.
-  if (record.kind === 'write') map.set(record, location);
-  else map.set(record, ZEROES, record.offset);
-}
-
 function machineBytes(machineId: MachineId): Buffer {
   return Buffer.from(machineId.replaceAll('-', ''), 'hex');
-}
-
-function invariantBroken(): never {
-  throw new Error('every change of a batch has one last record');
 }

@@ -49,6 +49,25 @@ test('changing the map while its slices are read is a defect that stops', () => 
   }, /does not change/);
 });
 
+test('retaining some values leaves gaps where the others were, and a map that goes on', () => {
+  const map = new ExtentMap<number>();
+  for (let index = 0; index < 3000; index++) map.set({ offset: index * 10, length: 10 }, index % 7);
+  map.retain((value) => value === 3);
+  const kept = Array.from({ length: 3000 }, (_, index) => index).filter((index) => index % 7 === 3);
+  assert.deepEqual(
+    [...map.entries()].map(({ offset, length, value }) => [offset, length, value]),
+    kept.map((index) => [index * 10, 10, 3]),
+  );
+  assert.deepEqual([map.size, map.coveredBytes], [kept.length, kept.length * 10]);
+  map.set({ offset: 0, length: 100 }, 9);
+  assert.deepEqual(
+    [...map.slices({ offset: 95, length: 10 })].map((slice) => slice.value),
+    [9, 3],
+  );
+  map.retain(() => false);
+  assert.deepEqual([map.size, map.coveredBytes, [...map.entries()].length], [0, 0, 0]);
+});
+
 test('offsets beyond 2^32 keep every bit', () => {
   const map = new ExtentMap<number>();
   const offset = 2 ** 52 + 515;

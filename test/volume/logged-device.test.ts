@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import type { BlockDevice } from '../../appliance/block/block-device.ts';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { readOnly } from '../../appliance/block/read-only-device.ts';
+import { hasCode } from '../../appliance/core/errors.ts';
 import { realFileSystem } from '../../appliance/core/file-system.ts';
-import { loggedDevice } from '../../appliance/volume/logged-device.ts';
+import { layeredDevice, loggedDevice } from '../../appliance/volume/logged-device.ts';
 import type { WriteLog } from '../../appliance/volume/write-log.ts';
 import { allExtents, blockDeviceConformance, patterned, readAll, readRange, writeRange } from '../block/conformance.ts';
 import { CrashingFileSystem, randomSource } from '../support/crashing-file-system.ts';
@@ -146,6 +147,41 @@ test('a failing base fails the read, and reads from the log alone go on', async 
   await device.write(0, patterned(4096));
   assert.ok((await readRange(device, { offset: 0, length: 4096 })).equals(patterned(4096)));
   await assert.rejects(readRange(device, { offset: 4000, length: 4096 }), { message: 'planned' });
+});
+
+test('the read-only form shows base and layer, and takes no write', async (t) => {
+  const log = await realLog(t, KEY);
+  const base = memoryDevice({ sizeBytes: 64 * KIB });
+  await base.write(0, patterned(64 * KIB));
+  await log.append({ disk: 0, offset: 1000, data: Buffer.from('layer') });
+  await log.appendZero({ disk: 0, offset: 2000, length: 100 });
+  const device = layeredDevice({ base, layer: log, disk: 0 });
+  const expected = patterned(64 * KIB);
+  expected.write('layer', 1000);
+  expected.fill(0, 2000, 2100);
+  assert.ok((await readAll(device)).equals(expected));
+  await assert.rejects(device.write(0, Buffer.from('x')), (error) => hasCode(error, 'READ_ONLY'));
+  await assert.rejects(device.trim({ offset: 0, length: 1 }), (error) => hasCode(error, 'READ_ONLY'));
+});
+
+test('what is dropped from the index, zeroes included, comes from the base', async (t) => {
+  const log = await realLog(t, null);
+  const base = memoryDevice({ sizeBytes: 64 * KIB });
+  await base.write(0, patterned(64 * KIB));
+  const device = loggedDevice({ base, log, disk: 0 });
+  await device.write(0, Buffer.alloc(4096, 1));
+  await device.zero({ offset: 8192, length: 4096 });
+  const boundary = Math.max(
+    ...log.slices({ disk: 0, offset: 0, length: 64 * KIB }).map((slice) => Math.abs(slice.value ?? 0)),
+  );
+  await device.zero({ offset: 2048, length: 1024 });
+  await device.write(9000, Buffer.alloc(10, 2));
+  log.dropThrough(boundary);
+  const expected = patterned(64 * KIB);
+  expected.fill(0, 2048, 3072);
+  expected.fill(2, 9000, 9010);
+  assert.ok((await readAll(device)).equals(expected));
+  assert.equal(log.indexedRanges, 2);
 });
 
 async function realLog(t: TestContext, key: Buffer | null): Promise<WriteLog> {

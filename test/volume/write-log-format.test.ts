@@ -25,6 +25,7 @@ const test = suite('write log format');
 const PAGE = new URL('../../docs/formats/write-log.md', import.meta.url);
 
 const HEADER: SegmentHeader = {
+  version: 1,
   isEncrypted: false,
   logId: Buffer.from('000102030405060708090a0b0c0d0e0f', 'hex'),
   machineId: Buffer.from('0190a4c27d3e4f108a551c2d3e4f5a6b', 'hex'),
@@ -96,7 +97,7 @@ test('every record header decodes to what was encoded', () => {
   fc.assert(
     fc.property(
       fc.record({
-        kind: fc.constantFrom('write', 'zero', 'trim', 'mark', 'barrier'),
+        kind: fc.constantFrom('write', 'zero', 'trim', 'mark', 'barrier', 'event'),
         disk: fc.nat(0xffff),
         sequence: number,
         timeUs: number,
@@ -125,7 +126,7 @@ test('an intact segment header of another version or with unknown flags is refus
   const bytes = encodeSegmentHeader(HEADER);
   assert.deepEqual(decodeSegmentHeader(bytes), HEADER);
   for (const [at, value] of [
-    [9, 2],
+    [9, 3],
     [11, 2],
     [13, 1],
     [100, 1],
