@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BlockDevice, BlockFeatures, BlockLimits } from '../../block/block-device.ts';
 import type { Extent, Range } from '../../core/extents.ts';
-import type { Appended, DiskRange } from '../../volume/write-log.ts';
+import type { Appended, DiskRange } from '../../volume/write-layer.ts';
 
 /** Where the changes of a machine go, all of its disks in one order. */
 export interface ChangeLog {
