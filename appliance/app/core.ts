@@ -5,13 +5,14 @@ import { Catalog } from '../catalog/catalog.ts';
 import { refuseUnfinishedRebuild } from '../catalog/rebuild.ts';
 import { type ReconcileReport, reconcile } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
-import type { ApplianceError } from '../core/errors.ts';
+import { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
 import { ProtectService } from '../protect/protect-service.ts';
 import { RecoverService } from '../recover/recover-service.ts';
+import type { JournalSource } from '../recover/state-disks.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
@@ -85,6 +86,7 @@ export async function startCore(
     await RecoverService.open({
       repository,
       catalog,
+      journals: noJournals,
       nbd,
       clock,
       runtimeDirectory,
@@ -103,6 +105,12 @@ export async function startCore(
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };
 }
+
+/** No machine has a journal in this version: every state is a recovery point. */
+const noJournals: JournalSource = {
+  openLayer: ({ machineId }) =>
+    Promise.reject(new ApplianceError('MOMENT_NOT_FOUND', `there is no journal of ${machineId}`)),
+};
 
 async function prepareDirectory(path: string, mode: number): Promise<string> {
   try {

@@ -4,7 +4,7 @@ import { ApplianceError, hasCode, toError } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { isForeign } from '../hypervisor/libvirt/qemu-access.ts';
 import { type QemuOwner, qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
-import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { checkIsLocal } from './local-hypervisor.ts';
 import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
@@ -17,9 +17,8 @@ import { SessionRegistry } from './session-registry.ts';
 import { bootError, startSession } from './session-start.ts';
 import { type Session, SessionStore } from './session-store.ts';
 
-export interface BootRequest {
-  readonly point: RecoveryPoint;
-  /** Default: the machine's name and the first digits of the point's id. */
+export interface BootRequest extends RecoverableState {
+  /** Default: the machine's name and the first digits of the point's id, or the sequence of the moment. */
   readonly as?: string;
   readonly keepNetwork?: boolean;
   readonly keepIdentity?: boolean;
@@ -30,6 +29,8 @@ export interface BootReport {
   readonly name: string;
   readonly machineId: string;
   readonly point: string;
+  /** Null for the recovery point itself. */
+  readonly moment: JournalMoment | null;
   readonly connect: string;
   /** From the call to the running domain. */
   readonly durationMs: number;
@@ -42,6 +43,7 @@ export interface BootedMachine {
   readonly name: string;
   readonly machineId: string;
   readonly point: string;
+  readonly moment: JournalMoment | null;
   readonly connect: string;
   /** libvirt's word, `kept` (stopped, with its writes), `gone` (somebody undefined it), `unknown` (libvirt does not answer). */
   readonly state: string;
@@ -133,7 +135,7 @@ export class BootedMachines implements AsyncDisposable {
   async boot(request: BootRequest, context: RecoverContext): Promise<BootReport> {
     const startedMs = this.#parts.clock.elapsedMs();
     const { point } = request;
-    const name = checkMachineName(request.as ?? `${point.machine.name}-${point.id.slice(0, NAME_DIGITS)}`);
+    const name = checkMachineName(request.as ?? `${point.machine.name}-${stateSuffix(request)}`);
     checkIsLocal(request.connect);
     return this.#registry.exclusively(name, async () => {
       const connection = await this.#parts.connectLibvirt(request.connect);
@@ -151,6 +153,7 @@ export class BootedMachines implements AsyncDisposable {
         name,
         machineId: session.machineId,
         point: point.id,
+        moment: session.moment ?? null,
         connect: session.connect,
         durationMs: Math.round(this.#parts.clock.elapsedMs() - startedMs),
         exports: this.#disks.uris(session),
@@ -167,6 +170,7 @@ export class BootedMachines implements AsyncDisposable {
         name: session.name,
         machineId: session.machineId,
         point: session.point.id,
+        moment: session.moment ?? null,
         connect: session.connect,
         state: await this.#machines.stateOf(session),
         startedAt: session.startedAt,
@@ -213,7 +217,7 @@ export class BootedMachines implements AsyncDisposable {
   }
 
   async #newSession(name: string, request: BootRequest, connection: LibvirtConnection): Promise<Session> {
-    const { point } = request;
+    const { point, moment } = request;
     if (!point.attachments.some((attachment) => attachment.name === DOMAIN_ATTACHMENT)) {
       throw new ApplianceError('NOT_SUPPORTED', `the point ${point.id} has no machine definition to boot`, {
         hint: 'Export or restore its disks, and attach them to a machine of your own.',
@@ -227,6 +231,7 @@ export class BootedMachines implements AsyncDisposable {
       name,
       phase: 'starting',
       point,
+      ...(moment === undefined ? {} : { moment }),
       connect: request.connect,
       machineId,
       keepsIdentity,
@@ -240,8 +245,9 @@ export class BootedMachines implements AsyncDisposable {
       new ApplianceError('DOMAIN_EXISTS', `${session.name} ${why}`, {
         hint: `Choose another name with --as, or give it up with \`understudy stop ${session.name} --discard\`.`,
       });
-    if (session.point.id !== request.point.id || session.connect !== request.connect) {
-      throw exists(`is a booted machine of the point ${session.point.id} on ${session.connect}`);
+    if (!isSameState(session, request) || session.connect !== request.connect) {
+      const at = session.moment === undefined ? '' : `, sequence ${session.moment.sequence},`;
+      throw exists(`is a booted machine of the point ${session.point.id}${at} on ${session.connect}`);
     }
     const state = await this.#machines.stateOf(session);
     const hasEnded = session.phase === 'running' && ['shut-off', 'crashed', 'gone'].includes(state);
@@ -327,6 +333,16 @@ export class BootedMachines implements AsyncDisposable {
   async #writtenBytes(session: Session): Promise<number> {
     return this.#disks.logBytes(session) ?? (await this.#store.logBytesOf(session));
   }
+}
+
+function stateSuffix({ point, moment }: RecoverableState): string {
+  return moment === undefined ? point.id.slice(0, NAME_DIGITS) : `seq-${moment.sequence}`;
+}
+
+/** A moment is the same whichever point it was reached from. */
+function isSameState(a: RecoverableState, b: RecoverableState): boolean {
+  if (a.moment === undefined || b.moment === undefined) return a.moment === b.moment && a.point.id === b.point.id;
+  return a.moment.logId === b.moment.logId && a.moment.sequence === b.moment.sequence;
 }
 
 async function ownerOf(connection: LibvirtConnection): Promise<{ qemuOwner?: QemuOwner }> {

@@ -4,6 +4,7 @@ import type { Clock } from '../core/clock.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { NbdServer } from '../nbd/server/nbd-server.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { JournalSource } from './state-disks.ts';
 
 /** How far a long operation is. `done` and `total` are in `unit`; a total of 0 is not known yet. */
 export interface RecoverProgress {
@@ -27,6 +28,7 @@ export interface RecoverContext {
 export interface RecoverParts {
   readonly repository: Repository;
   readonly catalog: Catalog;
+  readonly journals: JournalSource;
   /** Serves exports; on a unix socket that is nobody's but ours. */
   readonly nbd: NbdServer;
   readonly clock: Clock;

@@ -12,13 +12,15 @@ export interface OverlayOptions {
   readonly repository: Repository;
   readonly clock: Clock;
   readonly point: RecoveryPoint;
+  /** What is beneath each disk; by default the point's. Closed with the overlay. */
+  readonly base?: (disk: PointDisk) => BlockDevice;
   /** Of the write log; created when missing. Nobody else uses it. */
   readonly directory: string;
 }
 
 /**
- * The disks of a recovery point, writable: what is written goes into one write log for all of them, so that its order
- * across the disks is kept. The point itself never changes. Opened again on the same directory, the disks hold what was
+ * The disks of a recovery point, or of a moment above one, writable: what is written goes into one write log for all of them, so that its order
+ * across the disks is kept. What is beneath never changes. Opened again on the same directory, the disks hold what was
  * written before. The log is encrypted when the repository is.
  *
  * Disk n of the log is disk n of the manifest, which never changes either.
@@ -34,15 +36,14 @@ export class Overlay implements AsyncDisposable {
 
   /** @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, NO_SPACE, IO_FAILED */
   static async open(options: OverlayOptions): Promise<Overlay> {
-    const { repository, point } = options;
+    const { repository, point, base = (disk) => openPointDevice(repository, disk) } = options;
     const log = await WriteLog.open(options.directory, {
       key: repository.keys.isEncrypted ? repository.keys.logRoot : null,
       machineId: point.machine.id,
       clock: options.clock,
     });
     const devices = point.disks.map(
-      (disk, index) =>
-        [disk.name, loggedDevice({ base: openPointDevice(repository, disk), log, disk: index })] as const,
+      (disk, index) => [disk.name, loggedDevice({ base: base(disk), log, disk: index })] as const,
     );
     return new Overlay(log, new Map(devices));
   }

@@ -9,15 +9,16 @@ import { storageError } from '../core/file-system.ts';
 import type { ListenAddress } from '../nbd/server/listen-socket.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
 import { formatNbdUri } from '../nbd/uri.ts';
-import type { PointDisk, RecoveryPoint } from '../repository/manifest.ts';
+import type { PointDisk } from '../repository/manifest.ts';
+import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
 import type { RecoverParts } from './context.ts';
 import { parseListenAddress } from './listen-address.ts';
 import { Overlay } from './overlay.ts';
-import { openPointDevice, selectDisk } from './point-content.ts';
+import { selectDisk } from './point-content.ts';
 import type { PointUse } from './point-use.ts';
+import { StateDisks } from './state-disks.ts';
 
-export interface ExportRequest {
-  readonly point: RecoveryPoint;
+export interface ExportRequest extends RecoverableState {
   /** Can be left out when the point has only one. */
   readonly disk?: string;
   /** A unix socket of its own, created there. */
@@ -32,6 +33,8 @@ export interface ExportReport {
   readonly id: string;
   readonly uri: string;
   readonly point: string;
+  /** Null for the recovery point itself. */
+  readonly moment: JournalMoment | null;
   readonly disk: string;
   readonly sizeBytes: number;
   readonly writable: boolean;
@@ -47,7 +50,7 @@ interface OpenExport {
   close(): Promise<void>;
 }
 
-/** Disks of recovery points that are offered over NBD until somebody ends it. Everything written to them is thrown away then. */
+/** Disks of recovery points and of moments that are offered over NBD until somebody ends it. Everything written to them is thrown away then. */
 export class PointExports implements AsyncDisposable {
   readonly #parts: RecoverParts;
   readonly #use: PointUse;
@@ -74,18 +77,20 @@ export class PointExports implements AsyncDisposable {
     const { point } = request;
     const disk = selectDisk(point, request.disk);
     const listen = ownAddress(request);
-    const id = this.#reserve(`${point.id.slice(0, ID_DIGITS)}-${disk.name}`);
+    const id = this.#reserve(`${stateName(request)}-${disk.name}`);
     await using undo = new AsyncDisposableStack();
     undo.defer(() => {
       this.#open.delete(id);
     });
     undo.defer(await this.#use.beginListed(point, `export ${id}`));
-    const device = request.writable === true ? await this.#writable(undo, point, disk) : this.#readable(undo, disk);
+    const disks = undo.use(await StateDisks.open(this.#parts, request));
+    const device = request.writable === true ? await this.#writable(undo, disks, disk) : undo.use(disks.device(disk));
     const uri = await this.#offer(undo, { id, listen, device, description: `${point.machine.name} ${disk.name}` });
     const report: ExportReport = {
       id,
       uri,
       point: point.id,
+      moment: request.moment ?? null,
       disk: disk.name,
       sizeBytes: disk.sizeBytes,
       writable: request.writable === true,
@@ -125,16 +130,15 @@ export class PointExports implements AsyncDisposable {
     return id;
   }
 
-  #readable(undo: AsyncDisposableStack, disk: PointDisk): BlockDevice {
-    return undo.use(openPointDevice(this.#parts.repository, disk));
-  }
-
-  async #writable(undo: AsyncDisposableStack, point: RecoveryPoint, disk: PointDisk): Promise<BlockDevice> {
+  async #writable(undo: AsyncDisposableStack, disks: StateDisks, disk: PointDisk): Promise<BlockDevice> {
     const { repository, clock } = this.#parts;
+    const { point } = disks.state;
     const directory = join(this.#directory, randomBytes(8).toString('hex'));
     undo.defer(() => removeTree(directory));
     await makeDirectoryDurably(directory);
-    const overlay = undo.use(await Overlay.open({ repository, clock, point, directory }));
+    const overlay = undo.use(
+      await Overlay.open({ repository, clock, point, directory, base: (one) => disks.device(one) }),
+    );
     return overlay.device(disk);
   }
 
@@ -164,6 +168,12 @@ export function exportUri(address: ListenAddress, exportName: string): string {
       ? { kind: 'unix', path: address.path, exportName }
       : { kind: 'tcp', host: address.host, port: address.port, exportName },
   );
+}
+
+/** The beginning of the point's id, and the sequence of a moment. */
+function stateName({ point, moment }: RecoverableState): string {
+  const id = point.id.slice(0, ID_DIGITS);
+  return moment === undefined ? id : `${id}-${moment.sequence}`;
 }
 
 function ownAddress({ socket, listen }: ExportRequest): ListenAddress | undefined {

@@ -59,7 +59,7 @@ export class RecoverService implements AsyncDisposable {
     return this.#use.heldPoints();
   }
 
-  /** A disk as it was at the point, read-only; the caller closes it. @throws ApplianceError DISK_NOT_FOUND, BAD_ARGUMENT */
+  /** A disk as it was at the point itself, read-only; the caller closes it. @throws ApplianceError DISK_NOT_FOUND, BAD_ARGUMENT */
   openPointDevice(point: RecoveryPoint, disk?: string): PointDevice {
     return openPointDevice(this.#parts.repository, selectDisk(point, disk));
   }

@@ -14,9 +14,9 @@ import { connectNbd } from '../nbd/client/connect.ts';
 import type { PointDisk } from '../repository/manifest.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { createWholeFile } from './new-file.ts';
-import { openPointDevice } from './point-content.ts';
 import { exportUri } from './point-exports.ts';
 import type { RestoredTarget, RestoreFormat } from './restore-request.ts';
+import type { StateDisks } from './state-disks.ts';
 
 /** Where a disk goes, as the caller named it. */
 export type RestoreTarget =
@@ -26,6 +26,8 @@ export type RestoreTarget =
 
 export interface DiskRestore {
   readonly parts: RecoverParts;
+  /** The state that the disk is of. */
+  readonly disks: StateDisks;
   readonly disk: PointDisk;
   readonly target: RestoreTarget;
   readonly context: RecoverContext;
@@ -53,7 +55,7 @@ export async function resolveTarget(to: string, format: RestoreFormat | undefine
 }
 
 /**
- * Writes a disk of a point to its target. A file appears under its name only when it is complete and on stable storage;
+ * Writes a disk of a state to its target. A file appears under its name only when it is complete and on stable storage;
  * it is never replaced. Block devices and NBD exports are overwritten from the start of the disk's size on, and are
  * undefined after an error.
  * @throws ApplianceError TARGET_EXISTS, TARGET_TOO_SMALL, LOCKED, NO_SPACE, IO_FAILED, ABORTED; TOOL_MISSING, TOOL_FAILED
@@ -97,9 +99,9 @@ async function writeRaw(restore: DiskRestore, image: NewImage): Promise<number> 
 
 /** By qemu-img, which reads the disk from an export of ours. */
 async function writeImage(restore: DiskRestore, image: NewImage): Promise<number> {
-  const { parts, disk, context } = restore;
+  const { parts, disks, disk, context } = restore;
   const name = `restore-${randomBytes(8).toString('hex')}`;
-  await using device = openPointDevice(parts.repository, disk);
+  await using device = disks.device(disk);
   parts.nbd.addExport({ name, device, isListed: false });
   try {
     const source = { location: exportUri(parts.nbd.address, name), format: 'raw' };
@@ -149,8 +151,8 @@ async function claimBlockDevice(path: string): Promise<FileHandle> {
 
 /** Copies the disk to a device and settles with the bytes that were written. */
 async function copyTo(restore: DiskRestore, target: BlockDevice, options: CopyOptions): Promise<number> {
-  const { parts, disk, context } = restore;
-  await using source = openPointDevice(parts.repository, disk);
+  const { disks, disk, context } = restore;
+  await using source = disks.device(disk);
   const result = await copyDevice(source, target, {
     ...options,
     signal: context.signal,

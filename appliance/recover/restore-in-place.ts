@@ -11,12 +11,12 @@ import { imageInfo } from '../hypervisor/qemu-img.ts';
 import { QemuNbd } from '../hypervisor/qemu-nbd.ts';
 import { connectNbd } from '../nbd/client/connect.ts';
 import type { PointDisk, RecoveryPoint } from '../repository/manifest.ts';
-import type { RecoverContext, RecoverParts } from './context.ts';
+import type { RecoverParts } from './context.ts';
 import { checkIsLocal } from './local-hypervisor.ts';
-import { findAttachment, NVRAM_ATTACHMENT, openPointDevice, selectDisk } from './point-content.ts';
+import { findAttachment, NVRAM_ATTACHMENT, selectDisk } from './point-content.ts';
 import { removeTree } from './point-exports.ts';
 import { replaceContent } from './replace-content.ts';
-import type { RestoredTarget, RestoreOutcome, RestoreRequest } from './restore-request.ts';
+import type { Restore, RestoredTarget, RestoreOutcome } from './restore-request.ts';
 import { updateDevice } from './update-device.ts';
 
 /** virDomainShutoffReason 5: the memory of the machine is saved, and fits its disks as they are. */
@@ -30,7 +30,7 @@ interface InPlaceDisk {
 }
 
 /**
- * Puts the content of a point back into the disks of the machine it was taken of, found by its UUID, which must be shut
+ * Puts the content of a state back into the disks of the machine it was taken of, found by its UUID, which must be shut
  * off; with `disk` into that one only. Everything is checked before the first byte is written: each disk must be the one
  * of the point (place, format, serial), on this host, and large enough. The images are written through qemu-nbd, which
  * holds their locks, so the machine cannot be started meanwhile, and only where they differ. Dirty bitmaps in the images
@@ -41,11 +41,8 @@ interface InPlaceDisk {
  * @throws ApplianceError DOMAIN_NOT_FOUND, DOMAIN_WRONG_STATE, DISK_NOT_FOUND, TARGET_CHANGED, TARGET_TOO_SMALL,
  *   NOT_SUPPORTED, TOOL_MISSING, TOOL_FAILED (an image in use, say), NO_SPACE, ABORTED, those of the repository
  */
-export async function restoreInPlace(
-  parts: RecoverParts,
-  request: RestoreRequest,
-  context: RecoverContext,
-): Promise<RestoreOutcome> {
+export async function restoreInPlace(restore: Restore): Promise<RestoreOutcome> {
+  const { parts, request } = restore;
   const { point, connect } = request;
   checkIsLocal(connect);
   const connection = await parts.connectLibvirt(connect);
@@ -53,12 +50,12 @@ export async function restoreInPlace(
   await checkIsOff(domain);
   const machine = await readMachine(connection, domain);
   const chosen = request.disk === undefined ? point.disks : [selectDisk(point, request.disk)];
-  const disks: InPlaceDisk[] = [];
-  for (const disk of chosen) disks.push(await checkDisk(disk, machine));
+  const found: InPlaceDisk[] = [];
+  for (const disk of chosen) found.push(await checkDisk(disk, machine));
   const changes: string[] = [];
   const targets: RestoredTarget[] = [];
-  for (const disk of disks) {
-    targets.push(await writeDisk(parts, disk, context));
+  for (const disk of found) {
+    targets.push(await writeDisk(restore, disk));
     if (disk.targetBytes > disk.disk.sizeBytes) {
       changes.push(`Disk ${disk.disk.name} was larger than at the point; what lies beyond reads as zeroes now.`);
     }
@@ -131,7 +128,7 @@ function checkIdentity(disk: PointDisk, current: MachineDisk): void {
   }
 }
 
-async function writeDisk(parts: RecoverParts, target: InPlaceDisk, context: RecoverContext): Promise<RestoredTarget> {
+async function writeDisk({ parts, disks, context }: Restore, target: InPlaceDisk): Promise<RestoredTarget> {
   const { disk, path, format } = target;
   const { address } = parts.nbd;
   const directory = address.kind === 'unix' ? dirname(address.path) : parts.stateDirectory;
@@ -141,7 +138,7 @@ async function writeDisk(parts: RecoverParts, target: InPlaceDisk, context: Reco
   stack.use(await QemuNbd.start({ path, format, socketPath, exportName: 'target', isWritable: true }));
   const uri = `nbd+unix:///target?socket=${encodeURIComponent(socketPath)}`;
   const device = stack.use(await connectNbd(uri, { reconnect: false, signal: context.signal }));
-  const source = stack.use(openPointDevice(parts.repository, disk));
+  const source = stack.use(disks.device(disk));
   try {
     const { writtenBytes, zeroedBytes } = await updateDevice(source, device, {
       signal: context.signal,

@@ -14,7 +14,7 @@ import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
 import { checkAbsent, createWholeFile } from './new-file.ts';
 import { DOMAIN_ATTACHMENT, findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
 import { restoreDisk } from './restore-disk.ts';
-import type { RestoredTarget, RestoreFormat, RestoreOutcome, RestoreRequest } from './restore-request.ts';
+import type { Restore, RestoredTarget, RestoreFormat, RestoreOutcome, RestoreRequest } from './restore-request.ts';
 
 interface PlannedDisk {
   readonly disk: PointDisk;
@@ -29,10 +29,9 @@ interface PlannedDisk {
  * @throws ApplianceError NOT_SUPPORTED, BAD_ARGUMENT, DOMAIN_EXISTS, TARGET_EXISTS, those of `restoreDisk` and of libvirt
  */
 export async function restoreMachine(
-  parts: RecoverParts,
-  request: RestoreRequest & { readonly as: string },
-  context: RecoverContext,
+  restore: Restore<RestoreRequest & { readonly as: string }>,
 ): Promise<RestoreOutcome> {
+  const { parts, disks, request, context } = restore;
   const { point, connect } = request;
   const name = checkMachineName(request.as);
   checkIsLocal(connect);
@@ -50,7 +49,7 @@ export async function restoreMachine(
   await using undo = new AsyncDisposableStack();
   const targets: RestoredTarget[] = [];
   for (const { disk, path, format } of plans) {
-    targets.push(await restoreDisk({ parts, disk, target: { kind: 'file', path, format }, context }));
+    targets.push(await restoreDisk({ parts, disks, disk, target: { kind: 'file', path, format }, context }));
     undo.defer(() => rm(path, { force: true }));
   }
   const nvramPath = await restoreNvram(parts, {

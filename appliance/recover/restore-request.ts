@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { RecoveryPoint } from '../repository/manifest.ts';
+
+import type { RecoverableState } from '../volume/recoverable-state.ts';
+import type { RecoverContext, RecoverParts } from './context.ts';
+import type { StateDisks } from './state-disks.ts';
 
 /** Formats that a disk can be restored to; `qcow2` and `vmdk` are written by qemu-img. */
 export type RestoreFormat = 'raw' | 'qcow2' | 'vmdk';
 
-export interface RestoreRequest {
-  readonly point: RecoveryPoint;
+export interface RestoreRequest extends RecoverableState {
   /** Can be left out when the point has only one. */
   readonly disk?: string;
   /** A file, a block device, or an NBD URI. */
@@ -14,7 +16,7 @@ export interface RestoreRequest {
   /** Define a new machine of this name, its disks in `directory` or beside the originals. */
   readonly as?: string;
   readonly directory?: string;
-  /** Put the point's content into the original machine's disks. */
+  /** Put the state's content into the original machine's disks. */
   readonly inPlace?: boolean;
   /** The libvirt URI for whole machines. */
   readonly connect: string;
@@ -41,3 +43,12 @@ export interface RestoreReport {
 
 /** What one kind of restore answers with. */
 export type RestoreOutcome = Omit<RestoreReport, 'point' | 'durationMs'>;
+
+/** What the kinds of restore work with. */
+export interface Restore<Request extends RestoreRequest = RestoreRequest> {
+  readonly parts: RecoverParts;
+  /** Those of the request's state, open. */
+  readonly disks: StateDisks;
+  readonly request: Request;
+  readonly context: RecoverContext;
+}

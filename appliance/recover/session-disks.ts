@@ -5,9 +5,11 @@ import { storageError } from '../core/file-system.ts';
 import { letQemuConnect } from '../hypervisor/libvirt/qemu-access.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
 import type { RecoverParts } from './context.ts';
+import { copyLayer } from './copy-layer.ts';
 import { Overlay } from './overlay.ts';
 import { exportUri } from './point-exports.ts';
 import type { Session, SessionStore } from './session-store.ts';
+import { logDiskOf, StateDisks } from './state-disks.ts';
 
 const DRAIN_MS = 5_000;
 
@@ -31,16 +33,19 @@ export class SessionDisks {
   }
 
   /**
-   * Serves all disks of a session, as its log left them. Nothing happens when they are served.
-   * @throws ApplianceError NOT_SUPPORTED, NBD_LISTEN_FAILED, LOCKED, IO_FAILED, and as `Overlay.open`
+   * Serves all disks of a session, as its log left them. Nothing happens when they are served. The log of a session that
+   * starts at a moment is first given what the journal holds of it, once and for all: neither the journal's window nor its
+   * end touches the session from then on.
+   * @throws ApplianceError ABORTED, MOMENT_NOT_FOUND, NOT_SUPPORTED, NBD_LISTEN_FAILED, LOCKED, IO_FAILED, and as `Overlay.open`
    */
-  async open(session: Session): Promise<void> {
+  async open(session: Session, signal?: AbortSignal): Promise<void> {
     if (this.#open.has(session.id)) return;
     const { repository, clock } = this.#parts;
     const { point } = session;
     const directory = this.#store.logDirectoryOf(session);
     await using undo = new AsyncDisposableStack();
     const overlay = undo.use(await Overlay.open({ repository, clock, point, directory }));
+    if (session.phase === 'starting') await this.#fill(session, overlay, signal);
     const path = this.socketPathOf(session);
     const server = undo.use(await NbdServer.listen({ listen: { kind: 'unix', path }, clock }));
     for (const disk of point.disks) {
@@ -91,6 +96,15 @@ export class SessionDisks {
   /** Ends all exports and closes all logs; guests wait for the next start. Idempotent. */
   async close(): Promise<void> {
     for (const [id, served] of this.#open) await this.#end(id, served);
+  }
+
+  async #fill(session: Session, overlay: Overlay, signal: AbortSignal | undefined): Promise<void> {
+    if (session.moment === undefined) return;
+    const { point } = session;
+    await using state = await StateDisks.open(this.#parts, session);
+    if (state.layer === undefined) return;
+    const disks = point.disks.map((disk, to) => ({ from: logDiskOf(point, disk), to, sizeBytes: disk.sizeBytes }));
+    await copyLayer(state.layer, overlay.log, disks, signal);
   }
 
   async #end(id: string, { overlay, server }: Served): Promise<void> {

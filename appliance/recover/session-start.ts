@@ -32,6 +32,7 @@ const PLAIN_REASONS: readonly ErrorCode[] = [
   'DOMAIN_EXISTS',
   'DOMAIN_XML_INVALID',
   'LIBVIRT_CONNECTION_LOST',
+  'MOMENT_NOT_FOUND',
   'NO_SPACE',
   'OBJECT_NOT_FOUND',
   'QEMU_ACCESS',
@@ -53,7 +54,7 @@ export async function startSession(start: SessionStart): Promise<readonly string
     context.onProgress({ phase, done, total: STEPS, unit: 'items' });
   };
   step('serving the disks', 0);
-  await disks.open(session);
+  await disks.open(session, context.signal);
   step('defining the machine', 1);
   const { domain, changes } = await define(start);
   step('starting the machine', 2);

@@ -8,6 +8,7 @@ import { storageError } from '../core/file-system.ts';
 import { invariant } from '../core/invariant.ts';
 import type { QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { JournalMoment } from '../volume/recoverable-state.ts';
 import { removeTree } from './point-exports.ts';
 
 /**
@@ -27,6 +28,8 @@ export interface Session {
   readonly phase: SessionPhase;
   /** Whole, so that the disks can be served again even when its manifest cannot be read. */
   readonly point: RecoveryPoint;
+  /** The moment above the point from which it was booted: its own log begins with what the journal held of it. */
+  readonly moment?: JournalMoment;
   readonly connect: string;
   /** The domain's. */
   readonly machineId: string;

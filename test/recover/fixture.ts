@@ -8,6 +8,7 @@ import { systemClock } from '../../appliance/core/clock.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import type { RecoverContext, RecoverParts, RecoverProgress } from '../../appliance/recover/context.ts';
+import type { JournalSource } from '../../appliance/recover/state-disks.ts';
 import { type FixtureOptions, FixtureRepository } from '../support/fixture-repository.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
@@ -31,6 +32,7 @@ export function partsOf(directory: string, fixture: FixtureRepository, nbd: NbdS
   return {
     repository: fixture.repository,
     catalog: fixture.catalog,
+    journals: noJournals,
     nbd,
     clock: systemClock,
     runtimeDirectory: directory,
@@ -38,6 +40,11 @@ export function partsOf(directory: string, fixture: FixtureRepository, nbd: NbdS
     connectLibvirt: (uri) => LibvirtConnection.open(uri),
   };
 }
+
+/** For tests without moments. */
+export const noJournals: JournalSource = {
+  openLayer: () => Promise.reject(new Error('there is no journal here')),
+};
 
 /** A context that keeps what it is told. */
 export class Watched implements RecoverContext {

@@ -9,6 +9,7 @@ import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import { exportUri } from '../../appliance/recover/point-exports.ts';
 import { resolveTarget, restoreDisk } from '../../appliance/recover/restore-disk.ts';
 import type { RestoredTarget, RestoreFormat } from '../../appliance/recover/restore-request.ts';
+import { StateDisks } from '../../appliance/recover/state-disks.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -40,7 +41,8 @@ async function restorable(t: TestContext, sizeBytes: number = SIZE): Promise<Res
     const [only] = point.disks;
     assert.ok(only);
     const target = await resolveTarget(to, format);
-    return restoreDisk({ parts: rig.parts, disk: only, target, context: watched });
+    await using disks = await StateDisks.open(rig.parts, { point });
+    return await restoreDisk({ parts: rig.parts, disks, disk: only, target, context: watched });
   };
   return { ...rig, disk, point, original, watched, restore };
 }
@@ -136,7 +138,8 @@ for (const format of ['raw', 'qcow2'] as const) {
         if (done >= 2 * MIB) watched.abort.abort();
       };
       const target = await resolveTarget(join(directory, 'big'), format);
-      await assert.rejects(restoreDisk({ parts, disk, target, context: watched }), { code: 'ABORTED' });
+      await using disks = await StateDisks.open(parts, { point });
+      await assert.rejects(restoreDisk({ parts, disks, disk, target, context: watched }), { code: 'ABORTED' });
       assert.deepEqual((await readdir(directory)).sort(), before);
       assert.deepEqual(parts.nbd.exports(), []);
     },

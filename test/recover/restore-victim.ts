@@ -5,8 +5,9 @@ import { systemClock } from '../../appliance/core/clock.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import { resolveTarget, restoreDisk } from '../../appliance/recover/restore-disk.ts';
+import { StateDisks } from '../../appliance/recover/state-disks.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
-import { noise } from './fixture.ts';
+import { noise, noJournals } from './fixture.ts';
 
 /* A process that is killed in the middle of a restore: `node restore-victim.ts DIRECTORY TARGET` says `writing` when it is. */
 
@@ -21,16 +22,19 @@ for (let at = 0; at < SIZE_MIB; at++) await device.write(at * MIB, noise(MIB, at
 const point = await fixture.addPoint({ disks: { vda: device } });
 const [disk] = point.disks;
 if (disk === undefined) throw new Error('the point has a disk');
+const parts = { repository: fixture.repository, journals: noJournals };
 await restoreDisk({
   parts: {
     repository: fixture.repository,
     catalog: fixture.catalog,
+    journals: noJournals,
     nbd,
     clock: systemClock,
     runtimeDirectory: directory,
     stateDirectory: directory,
     connectLibvirt: (uri) => LibvirtConnection.open(uri),
   },
+  disks: await StateDisks.open(parts, { point }),
   disk,
   target: await resolveTarget(to, undefined),
   context: {
