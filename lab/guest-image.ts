@@ -8,6 +8,7 @@ import { zstdDecompressSync } from 'node:zlib';
 import { ApplianceError, systemErrorCode } from '../appliance/core/errors.ts';
 import { type CpioEntry, DIRECTORY_MODE, encodeCpio, FILE_MODE, LINK_MODE, PROGRAM_MODE } from './cpio.ts';
 import { GUEST_INIT, GUEST_MODULES } from './guest-init.ts';
+import { linkedProgramEntries } from './linked-program.ts';
 import { run, tryRun } from './run.ts';
 
 /** A kernel and an initramfs that boot the small guest. */
@@ -23,7 +24,6 @@ export interface GuestImage {
 /** Changes with the shape of what is built. */
 const IMAGE_VERSION = 1;
 const DIRECTORIES = ['bin', 'dev', 'proc', 'sys', 'tmp', 'etc', 'data', 'mnt', 'modules', 'agent'] as const;
-const AGENT_LIBRARY_LOADER = /^\s*(\/\S*ld-linux\S*)/;
 
 /** The kernel packages to try, each a small one for virtual machines; Debian's name first, then Ubuntu's. */
 const KERNEL_PACKAGES = ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-amd64'] as const;
@@ -222,28 +222,7 @@ async function agentEntries(directory: string): Promise<CpioEntry[]> {
     if (!existsSync(program)) program = join(directory, 'usr/bin/qemu-ga');
   }
   if (!existsSync(program)) return [];
-  const linked = await tryRun('ldd', [program]);
-  if (linked === undefined || linked.stdout.includes('not found')) return [];
-  const entries: CpioEntry[] = [{ path: 'agent/qemu-ga', mode: PROGRAM_MODE, content: await readFile(program) }];
-  for (const line of linked.stdout.split('\n')) {
-    const library = /=> (\/\S+)/.exec(line)?.[1];
-    if (library !== undefined) {
-      entries.push({ path: `agent/${basename(library)}`, mode: PROGRAM_MODE, content: await readFile(library) });
-    }
-    const loader = AGENT_LIBRARY_LOADER.exec(line)?.[1];
-    if (loader !== undefined) entries.push(...(await loaderEntries(loader)));
-  }
-  return entries;
-}
-
-/** The dynamic loader must stand where the program's header says. */
-async function loaderEntries(path: string): Promise<CpioEntry[]> {
-  const parts = path.slice(1).split('/');
-  const parents = parts.slice(0, -1).map((_, index) => parts.slice(0, index + 1).join('/'));
-  return [
-    ...parents.map((parent) => ({ path: parent, mode: DIRECTORY_MODE, content: new Uint8Array() })),
-    { path: parts.join('/'), mode: PROGRAM_MODE, content: await readFile(path) },
-  ];
+  return (await linkedProgramEntries(program, 'agent')) ?? [];
 }
 
 function defaultCacheDirectory(): string {

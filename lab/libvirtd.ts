@@ -125,15 +125,25 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   /** The process ids of the domains that run, by their pid files. */
   async qemuPids(): Promise<number[]> {
+    return (await this.#runningDomains()).map(({ pid }) => pid);
+  }
+
+  /** The process id of the QEMU of a domain, while it runs. */
+  async qemuPid(domainName: string): Promise<number | undefined> {
+    return (await this.#runningDomains()).find(({ name }) => name === domainName)?.pid;
+  }
+
+  async #runningDomains(): Promise<{ readonly name: string; readonly pid: number }[]> {
     const runDirectory = this.#layout.pidDirectory;
     if (!existsSync(runDirectory)) return [];
-    const pids: number[] = [];
-    for (const name of await readdir(runDirectory)) {
-      if (!name.endsWith('.pid') || name === 'driver.pid') continue;
-      const pid = Number((await readFile(join(runDirectory, name), 'utf8')).trim());
-      if (Number.isInteger(pid) && pid > 1 && isQemu(pid, name.slice(0, -'.pid'.length))) pids.push(pid);
+    const running: { name: string; pid: number }[] = [];
+    for (const fileName of await readdir(runDirectory)) {
+      if (!fileName.endsWith('.pid') || fileName === 'driver.pid') continue;
+      const pid = Number((await readFile(join(runDirectory, fileName), 'utf8')).trim());
+      const name = fileName.slice(0, -'.pid'.length);
+      if (Number.isInteger(pid) && pid > 1 && isQemu(pid, name)) running.push({ name, pid });
     }
-    return pids;
+    return running;
   }
 
   /** Ends every domain and the daemon, by process id, and removes the directory if it was made here. Idempotent. */
