@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+import { ApplianceError, hasCode } from '../core/errors.ts';
+import type { MachineId } from '../core/ids.ts';
+import type { Consistency, RecoveryPoint } from '../repository/manifest.ts';
+import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
+import { pointsOfMachine, selectPoint } from './point-selector.ts';
+import { formatMoment, formatTimeUs, type MomentSelector, type Selector } from './selector.ts';
+
+/** A place in a log: the state after its record `sequence`, which was written at `timeUs`. */
+export interface LogMoment {
+  readonly sequence: number;
+  /** Microseconds since the Unix epoch. */
+  readonly timeUs: number;
+}
+
+/** What of a journal decides which moment is meant. */
+export interface SelectableJournal {
+  readonly logId: string;
+  /** The moment, or the newest offered one that is not later. @throws ApplianceError MOMENT_IN_GAP, MOMENT_NOT_FOUND */
+  resolve(moment: { timeUs: number } | { sequence: number } | { bookmark: string }): Promise<LogMoment>;
+  timeline(): Promise<{
+    readonly stretches: readonly { readonly begin: LogMoment; readonly end: LogMoment }[];
+    readonly bookmarks: readonly {
+      readonly name: string;
+      readonly moment: LogMoment;
+      readonly consistency: Consistency;
+    }[];
+  }>;
+}
+
+/** The journal of a machine, or undefined when it never had one. */
+export type JournalOf = (machine: MachineId) => Promise<SelectableJournal | undefined>;
+
+/**
+ * The state that a selector means, newest first wherever both would do: a moment of the machine's journal, or a recovery
+ * point where the journal does not reach. A time inside a gap of the journal is refused, unless a point was taken in the
+ * open end behind it. A moment at which a recovery point stands is that point.
+ * @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, MOMENT_IN_GAP, MOMENT_NOT_FOUND
+ */
+export async function selectState(
+  points: readonly RecoveryPoint[],
+  journalOf: JournalOf,
+  selector: Selector,
+): Promise<RecoverableState> {
+  if (selector.kind === 'id' || selector.moment.kind === 'earlier-point')
+    return { point: selectPoint(points, selector) };
+  const { machine, moment } = selector;
+  // Names the machine, or says that there is none.
+  const newest = selectPoint(points, { kind: 'machine', machine, moment: { kind: 'latest' } });
+  const journal = await journalOf(newest.machine.id);
+  const choice: Choice = { points: pointsOfMachine(points, newest.machine.id), selector, newest };
+  if (journal === undefined) return withoutJournal(choice, moment);
+  switch (moment.kind) {
+    case 'latest':
+      return latest(choice, journal);
+    case 'time':
+      return byTime(choice, journal, moment.timeUs);
+    case 'bookmark':
+      return above(choice, journal, await resolved(choice, journal, { bookmark: moment.name }));
+    case 'sequence':
+      return above(choice, journal, await resolved(choice, journal, { sequence: moment.sequence }));
+  }
+}
+
+interface Choice {
+  /** Of the machine, newest first. */
+  readonly points: readonly RecoveryPoint[];
+  readonly selector: Extract<Selector, { kind: 'machine' }>;
+  readonly newest: RecoveryPoint;
+}
+
+function withoutJournal({ points, selector }: Choice, moment: MomentSelector): RecoverableState {
+  if (moment.kind === 'latest' || moment.kind === 'time') return { point: selectPoint(points, selector) };
+  throw new ApplianceError(
+    'MOMENT_NOT_FOUND',
+    `${selector.machine} has no journal, and so no ${formatMoment(moment)}`,
+    {
+      hint: `Only machines under continuous protection have moments; \`understudy points ${selector.machine}\` lists what there is.`,
+    },
+  );
+}
+
+async function latest(choice: Choice, journal: SelectableJournal): Promise<RecoverableState> {
+  const { newest } = choice;
+  const last = (await journal.timeline()).stretches.at(-1);
+  if (last === undefined) return { point: newest };
+  const moment = await journal.resolve({ timeUs: last.end.timeUs });
+  return isAfter(moment, newest, journal.logId) ? above(choice, journal, moment) : { point: newest };
+}
+
+async function byTime(choice: Choice, journal: SelectableJournal, timeUs: number): Promise<RecoverableState> {
+  try {
+    return await above(choice, journal, await journal.resolve({ timeUs }));
+  } catch (error) {
+    if (!hasCode(error, 'MOMENT_IN_GAP', 'MOMENT_NOT_FOUND')) throw error;
+    const { stretches } = await journal.timeline();
+    const [first, last] = [stretches[0], stretches.at(-1)];
+    const isBefore = first === undefined || last === undefined || timeUs < first.begin.timeUs;
+    if (isBefore) return { point: selectPoint(choice.points, choice.selector) };
+    const point = choice.points.find(({ createdAt }) => microseconds(createdAt) <= timeUs);
+    if (timeUs > last.end.timeUs && point !== undefined && isLaterThan(point, last.end, journal.logId))
+      return { point };
+    throw hasCode(error, 'MOMENT_IN_GAP')
+      ? inGap(choice, { stretches, place: timeUs, unit: 'timeUs', cause: error })
+      : error;
+  }
+}
+
+async function resolved(
+  choice: Choice,
+  journal: SelectableJournal,
+  wanted: { sequence: number } | { bookmark: string },
+): Promise<LogMoment> {
+  try {
+    return await journal.resolve(wanted);
+  } catch (error) {
+    if (!hasCode(error, 'MOMENT_IN_GAP')) throw error;
+    const { stretches } = await journal.timeline();
+    const sequence = 'sequence' in wanted ? wanted.sequence : 0;
+    throw inGap(choice, { stretches, place: sequence, unit: 'sequence', cause: error });
+  }
+}
+
+/** The base of a moment, and the moment where it is not the base itself. */
+async function above(choice: Choice, journal: SelectableJournal, moment: LogMoment): Promise<RecoverableState> {
+  const { logId } = journal;
+  const bases = choice.points.filter(
+    (point) => point.journal?.logId === logId && point.journal.sequence <= moment.sequence,
+  );
+  const base = bases.reduce<RecoveryPoint | undefined>(
+    (best, point) => (place(point) > place(best) ? point : best),
+    undefined,
+  );
+  if (base === undefined) {
+    throw new ApplianceError(
+      'MOMENT_NOT_FOUND',
+      `no recovery point of ${choice.selector.machine} lies beneath that moment`,
+      {
+        details: { sequence: moment.sequence, logId },
+      },
+    );
+  }
+  if (place(base) === moment.sequence) return { point: base };
+  const { selector } = choice;
+  const { bookmarks } = await journal.timeline();
+  const wanted = selector.moment.kind === 'bookmark' ? selector.moment.name : undefined;
+  const here = bookmarks.filter((bookmark) => bookmark.moment.sequence === moment.sequence);
+  const bookmark = here.find(({ name }) => name === wanted) ?? here[0];
+  const { sequence, timeUs } = moment;
+  const consistency = bookmark?.consistency ?? 'crash-consistent';
+  return {
+    point: base,
+    moment: { logId, sequence, timeUs, consistency, bookmark: bookmark?.name ?? null } satisfies JournalMoment,
+  };
+}
+
+function place(point: RecoveryPoint | undefined): number {
+  return point?.journal?.sequence ?? -1;
+}
+
+/** True when the moment is newer than the point. The log's own order decides where both are of it: clocks jump. */
+function isAfter(moment: LogMoment, point: RecoveryPoint, logId: string): boolean {
+  if (point.journal?.logId === logId) return moment.sequence > point.journal.sequence;
+  return moment.timeUs > microseconds(point.createdAt);
+}
+
+function isLaterThan(point: RecoveryPoint, moment: LogMoment, logId: string): boolean {
+  return !isAfter(moment, point, logId);
+}
+
+function microseconds(iso: string): number {
+  return Date.parse(iso) * 1000;
+}
+
+interface Gap {
+  readonly stretches: readonly { readonly begin: LogMoment; readonly end: LogMoment }[];
+  /** A time or a sequence. */
+  readonly place: number;
+  readonly unit: keyof LogMoment;
+  readonly cause: ApplianceError;
+}
+
+function inGap({ selector }: Choice, { stretches, place, unit, cause }: Gap): ApplianceError {
+  const { machine, moment } = selector;
+  const before = stretches.findLast(({ end }) => end[unit] <= place)?.end;
+  const after = stretches.find(({ begin }) => begin[unit] > place)?.begin;
+  const ways = [
+    ...(before === undefined ? [] : [`${machine}@${text(before)} before it`]),
+    ...(after === undefined ? [] : [`${machine}@${text(after)} after it`]),
+  ];
+  return new ApplianceError('MOMENT_IN_GAP', `${machine} was not protected at ${formatMoment(moment)}`, {
+    cause,
+    details: { before: describe(before), after: describe(after) },
+    hint: `The nearest moments are ${ways.join(' and ')}.`,
+  });
+}
+
+function text(moment: LogMoment): string {
+  return formatTimeUs(moment.timeUs);
+}
+
+function describe(moment: LogMoment | undefined): { sequence: number; time: string } | null {
+  return moment === undefined ? null : { sequence: moment.sequence, time: text(moment) };
+}
