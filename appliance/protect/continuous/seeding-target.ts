@@ -112,7 +112,7 @@ export class SeedingTarget implements BlockDevice {
       signal?.throwIfAborted();
       const range = { offset: claim.offset, length: Math.min(claim.length, SETTLE_BYTES) };
       await this.#locks.run(range, async () => {
-        for (const slice of [...this.#claims.slices(range)]) {
+        for (const slice of Array.from(this.#claims.slices(range))) {
           if (slice.value !== undefined) await this.#zeroData(slice);
         }
         this.#claims.delete(range);

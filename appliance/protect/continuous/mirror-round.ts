@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Clock } from '../../core/clock.ts';
+import { toError } from '../../core/errors.ts';
+import { AppendLatency } from './append-latency.ts';
+import { JournalTarget } from './journal-target.ts';
+import { MirrorTarget } from './mirror-target.ts';
+import type { Mirror, MirrorLine, MirrorLines, SessionDisk, SessionJournal, SessionStorage } from './ports.ts';
+import { type SeedingTarget, seedingTarget } from './seeding-target.ts';
+import type { SessionSettings } from './session-settings.ts';
+import type { RoundEnd, RoundStop } from './session-state.ts';
+
+export interface MirrorRoundParts {
+  readonly clock: Clock;
+  readonly settings: SessionSettings;
+  readonly journal: SessionJournal;
+  readonly storage: SessionStorage;
+  readonly lines: MirrorLines;
+  readonly disks: readonly SessionDisk[];
+  readonly stop: RoundStop;
+  /** The reason of an end in the words that the timeline keeps. */
+  readonly explain: (end: RoundEnd) => Promise<string>;
+  /** Called when an unbroken stretch has begun. */
+  readonly onProtected: () => void;
+  /** Called a few times a second while the stretch lasts. */
+  readonly onTick: () => void;
+}
+
+/**
+ * Every write of a running machine, from the first copy to whatever ends it. The stretch begins when every disk is copied
+ * and nothing runs, in the turn in which all disks go to the journal; it ends, for all disks, in the turn in which the
+ * first thing goes wrong with one of them: the journal never holds a write that came after one that it lacks.
+ */
+export class MirrorRound {
+  readonly #parts: MirrorRoundParts;
+  readonly #latency: AppendLatency;
+  readonly #targets: { readonly disk: SessionDisk; readonly seeding: SeedingTarget; readonly target: MirrorTarget }[] =
+    [];
+  readonly #mirrors: Mirror[] = [];
+  #lastFlushMs: number;
+  #isFlushing = false;
+  #isInStretch = false;
+
+  constructor(parts: MirrorRoundParts) {
+    this.#parts = parts;
+    this.#latency = new AppendLatency(parts.settings.latency);
+    this.#lastFlushMs = parts.clock.elapsedMs();
+  }
+
+  /** Settles when the round was stopped and nothing of it is left. The reason is the stop's. */
+  async run(): Promise<void> {
+    const { stop, settings, lines } = this.#parts;
+    const tick = setInterval(() => this.#tick(), settings.tickMs);
+    let line: MirrorLine | undefined;
+    try {
+      this.#makeTargets();
+      stop.onStop((end) => {
+        for (const { target } of this.#targets) target.refuse(end.reason);
+        // A write that hangs in a log that hangs: the guest must not wait for it.
+        if (end.kind === 'slow') line?.cut();
+      });
+      line = await lines.open(
+        this.#targets.map(({ target }) => target),
+        (disk) => stop.now({ kind: 'failed', reason: `the connection of ${disk} was cut` }),
+      );
+      if (stop.end === undefined) await this.#copy(line);
+      if (stop.end === undefined) await this.#beginStretch();
+    } catch (error) {
+      stop.now({ kind: 'failed', reason: toError(error).message });
+    }
+    const end = await stop.promise;
+    clearInterval(tick);
+    await this.#finish(await this.#parts.explain(end), line);
+  }
+
+  #makeTargets(): void {
+    const { disks, storage, clock, stop } = this.#parts;
+    for (const disk of disks) {
+      const { target: seeding, device } = seedingTarget(storage.volume(disk.name));
+      const target = new MirrorTarget({
+        name: disk.name,
+        seeding: device,
+        clock,
+        latency: this.#latency,
+        onFailure: (error) => stop.now({ kind: 'failed', reason: `${disk.name}: ${error.message}` }),
+      });
+      this.#targets.push({ disk, seeding, target });
+    }
+  }
+
+  /** Until every disk is copied. Claims are carried out while the mirrors are ready already. */
+  async #copy(line: MirrorLine): Promise<void> {
+    const { stop, disks } = this.#parts;
+    const whenReady = Promise.withResolvers<void>();
+    const look = (): void => {
+      for (const [index, mirror] of this.#mirrors.entries()) {
+        if (mirror.state !== 'ended') continue;
+        const name = disks[index]?.name ?? '';
+        return stop.now({ kind: 'failed', reason: `the mirror of ${name} ended: ${mirror.reason}` });
+      }
+      if (this.#areReady()) whenReady.resolve();
+    };
+    for (const disk of disks) {
+      const mirror = await line.start(disk);
+      this.#mirrors.push(mirror);
+      mirror.onState(look);
+      if (stop.end !== undefined) return;
+    }
+    look();
+    await Promise.race([whenReady.promise, stop.promise]);
+    for (const { seeding } of this.#targets) {
+      if (stop.end === undefined) await seeding.settle(stop.signal);
+    }
+  }
+
+  #areReady(): boolean {
+    return this.#mirrors.length === this.#parts.disks.length && this.#mirrors.every(({ state }) => state === 'ready');
+  }
+
+  async #beginStretch(): Promise<void> {
+    const { journal, storage, settings, stop, onProtected } = this.#parts;
+    await Promise.all(this.#targets.map(({ target }) => target.hold()));
+    if (stop.end !== undefined) return;
+    await journal.beginStretch('writes');
+    this.#isInStretch = true;
+    if (stop.end !== undefined) return;
+    for (const { disk, target } of this.#targets) {
+      const volume = (): ReturnType<SessionStorage['volume']> => storage.volume(disk.name);
+      const options = { log: journal, disk: storage.logDiskOf(disk.name), sizeBytes: disk.sizeBytes, volume };
+      target.release(new JournalTarget({ ...options, durability: settings.durability }));
+    }
+    onProtected();
+  }
+
+  #tick(): void {
+    const { clock, stop, settings, journal, onTick } = this.#parts;
+    if (stop.end !== undefined) return;
+    const nowMs = clock.elapsedMs();
+    const slow = this.#latency.verdict(nowMs);
+    if (slow !== undefined) return stop.now({ kind: 'slow', reason: slow });
+    const isDue = nowMs - this.#lastFlushMs >= settings.flushMs && journal.durableSequence < journal.lastSequence;
+    if (isDue && !this.#isFlushing) void this.#flush(nowMs);
+    if (this.#isInStretch) onTick();
+  }
+
+  async #flush(nowMs: number): Promise<void> {
+    this.#isFlushing = true;
+    try {
+      await this.#parts.journal.flush();
+      this.#lastFlushMs = nowMs;
+    } catch (error) {
+      this.#parts.stop.now({ kind: 'failed', reason: toError(error).message });
+    } finally {
+      this.#isFlushing = false;
+    }
+  }
+
+  async #finish(reason: string, line: MirrorLine | undefined): Promise<void> {
+    const { journal } = this.#parts;
+    // The round has ended for a reason of its own: a stretch without an end ends with its last record, and what could not be
+    // ended at the hypervisor, the next round ends first.
+    await Promise.allSettled([this.#isInStretch ? journal.endStretch(reason) : undefined]);
+    await Promise.allSettled([journal.flush(), ...this.#mirrors.map((mirror) => mirror.end())]);
+    await Promise.allSettled([line?.[Symbol.asyncDispose]()]);
+  }
+}

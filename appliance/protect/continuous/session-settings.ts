@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+import { DEFAULT_LATENCY_LIMITS, type LatencyLimits } from './append-latency.ts';
+import type { Durability } from './journal-target.ts';
+
+/** What a session may be told, and how it keeps time. All in milliseconds. */
+export interface SessionSettings {
+  /** 0: every write. Otherwise what changed, so often. */
+  readonly intervalMs: number;
+  readonly durability: Durability;
+  /** What is acknowledged is on stable storage after it. */
+  readonly flushMs: number;
+  readonly foldMs: number;
+  readonly foldRecords: number;
+  readonly foldBytes: number;
+  readonly latency: LatencyLimits;
+  /** How often intervals are taken while writes would be too slow, and for how long the first time; then twice as long. */
+  readonly fallbackIntervalMs: number;
+  readonly fallbackMs: number;
+  /** Pause after the first failure; each one after it doubles it. */
+  readonly retryMs: number;
+  readonly maxRetryMs: number;
+  /** How often the machine is looked at without being told of a change. */
+  readonly watchMs: number;
+  readonly tickMs: number;
+}
+
+const MINUTE_MS = 60_000;
+
+export const DEFAULT_SESSION_SETTINGS: SessionSettings = {
+  intervalMs: 0,
+  durability: 'group',
+  flushMs: 1_000,
+  foldMs: 10 * MINUTE_MS,
+  foldRecords: 1_000_000,
+  foldBytes: 4 * 1024 * 1024 * 1024,
+  latency: DEFAULT_LATENCY_LIMITS,
+  fallbackIntervalMs: 10_000,
+  fallbackMs: MINUTE_MS,
+  retryMs: 1_000,
+  maxRetryMs: MINUTE_MS,
+  watchMs: 10_000,
+  tickMs: 200,
+};

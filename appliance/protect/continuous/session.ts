@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Clock } from '../../core/clock.ts';
+import { ApplianceError, toError } from '../../core/errors.ts';
+import type { RecoveryPoint } from '../../repository/manifest.ts';
+import { MirrorRound } from './mirror-round.ts';
+import type {
+  MachineFacts,
+  MachineWatch,
+  MirrorLines,
+  SessionDisk,
+  SessionJournal,
+  SessionMoment,
+  SessionStorage,
+} from './ports.ts';
+import type { SessionSettings } from './session-settings.ts';
+import { type RoundEnd, RoundStop, type SessionMode, type StateChange, StateHistory } from './session-state.ts';
+
+export interface SessionParts {
+  readonly clock: Clock;
+  readonly settings: SessionSettings;
+  readonly watch: MachineWatch;
+  readonly lines: MirrorLines;
+  readonly journal: SessionJournal;
+  readonly storage: SessionStorage;
+  readonly onChange: (change: StateChange) => void;
+}
+
+export interface SessionStatus {
+  readonly change: StateChange;
+  readonly history: readonly StateChange[];
+  /** How old the newest moment is that can be recovered; null when there is none. */
+  readonly rpoMs: number | null;
+  /** When the last recovery point was folded, and why the last attempt failed. */
+  readonly lastFoldMs: number | null;
+  readonly foldProblem: string | null;
+}
+
+/** So long a hypervisor is waited for that may know why a mirror ended. */
+const EXPLANATION_MS = 3_000;
+
+/**
+ * The continuous protection of one machine. A loop of rounds: look at the machine, make sure that there is a recovery
+ * point beneath the journal, then keep every write (`MirrorRound`) or take intervals until something ends that, and again.
+ * Whatever goes wrong ends the round and never the guest. Errors are states with reasons, not exceptions.
+ */
+export class ContinuousSession implements AsyncDisposable {
+  readonly #parts: SessionParts;
+  readonly #history: StateHistory;
+  #running: Promise<void> | undefined;
+  #isEnding = false;
+  #pauseReason: string | undefined;
+  #stop: RoundStop | undefined;
+  #current: Promise<RoundEnd | undefined> | undefined;
+  /** What happened since the last sleep: an order of the operator, or a change of the machine. */
+  #roused: 'order' | 'change' | undefined;
+  #wake: ((by: 'order' | 'change') => void) | undefined;
+  #explanation: string | undefined;
+  #wasProtected = false;
+  #failures = 0;
+  #fallbacks = 0;
+  /** Elapsed time until which intervals are taken instead of writes. */
+  #fallbackUntilMs = 0;
+  #newestMoment: SessionMoment | undefined;
+  #folding: Promise<RecoveryPoint | undefined> | undefined;
+  #lastFoldElapsedMs: number;
+  #lastFoldMs: number | null = null;
+  #lastFoldSequence = 0;
+  #lastFoldBytes = 0;
+  #foldProblem: string | null = null;
+
+  constructor(parts: SessionParts) {
+    this.#parts = parts;
+    this.#history = new StateHistory(
+      parts.clock,
+      parts.settings.intervalMs === 0 ? 'writes' : 'interval',
+      parts.onChange,
+    );
+    this.#lastFoldElapsedMs = parts.clock.elapsedMs();
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  status(): SessionStatus {
+    const { clock } = this.#parts;
+    const change = this.#history.current;
+    const isUnbroken = change.state === 'protected' && change.mode === 'writes';
+    const newest = this.#newestMoment;
+    const rpoMs = isUnbroken ? 0 : newest === undefined ? null : Math.max(0, clock.nowMs() - newest.timeUs / 1000);
+    return {
+      change,
+      history: this.#history.all(),
+      rpoMs,
+      lastFoldMs: this.#lastFoldMs,
+      foldProblem: this.#foldProblem,
+    };
+  }
+
+  /** Lets go of the machine until `resume`, for example for the snapshot of another tool. Settles when it has let go. */
+  async pause(reason: string): Promise<void> {
+    this.#pauseReason = reason;
+    this.#stop?.now({ kind: 'asked', reason });
+    this.#rouse('order');
+    await this.#current;
+  }
+
+  resume(): void {
+    this.#pauseReason = undefined;
+    this.#rouse('order');
+  }
+
+  /**
+   * Makes a recovery point of the newest state, now. Undefined when the newest point has all of it.
+   * @throws ApplianceError DOMAIN_BUSY while there is no consistent state; those of the repository
+   */
+  async foldNow(reason: string): Promise<RecoveryPoint | undefined> {
+    if (this.#history.current.state !== 'protected') {
+      throw new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${this.#history.current.reason}`);
+    }
+    await this.#folding;
+    return this.#fold(await this.#momentNow(), reason);
+  }
+
+  /** Ends protection: the stretch ends, the machine goes on alone. Idempotent. */
+  async close(reason: string = 'the service stops'): Promise<void> {
+    this.#isEnding = true;
+    this.#stop?.now({ kind: 'asked', reason });
+    this.#rouse('order');
+    await this.#running;
+    await this.#folding?.catch(() => undefined);
+    await this.#parts.watch[Symbol.asyncDispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #run(): Promise<void> {
+    const { watch, settings } = this.#parts;
+    using _ = watch.onChange(() => this.#rouse('change'));
+    while (!this.#isEnding) {
+      this.#roused = undefined;
+      this.#current = this.#round();
+      const end = await this.#current;
+      if (this.#isEnding) break;
+      if (end === undefined) {
+        await this.#sleep(settings.watchMs, true);
+        continue;
+      }
+      if (end.kind === 'failed') {
+        this.#failures += 1;
+        this.#history.move(this.#wasProtected ? 'behind' : 'seeding', this.#mode(), end.reason);
+        await this.#sleep(Math.min(settings.maxRetryMs, settings.retryMs * 2 ** (this.#failures - 1)), false);
+        continue;
+      }
+      if (end.kind === 'slow') this.#fallBack(end.reason);
+      else if (this.#wasProtected) this.#history.move('behind', this.#mode(), end.reason);
+    }
+  }
+
+  /** One round; undefined when there is nothing to do until something changes. */
+  async #round(): Promise<RoundEnd | undefined> {
+    const { watch, storage } = this.#parts;
+    if (this.#pauseReason !== undefined) {
+      this.#history.move('paused', this.#mode(), this.#pauseReason);
+      return undefined;
+    }
+    const stop = new RoundStop();
+    this.#stop = stop;
+    this.#explanation = undefined;
+    try {
+      const facts = await watch.facts();
+      if (facts.power === 'off') {
+        this.#history.move('paused', this.#mode(), facts.reason);
+        return undefined;
+      }
+      const { reason } = this.#history.current;
+      const why = this.#history.current.state === 'paused' ? 'the machine runs' : reason;
+      this.#history.move(this.#wasProtected ? 'resyncing' : 'seeding', this.#mode(), why);
+      if (!(await storage.hasBase(facts.disks))) await storage.makeBase(facts.disks, stop.signal);
+      if (stop.end !== undefined) return stop.end;
+      using _ = watch.onChange(() => void this.#recheck(stop, facts));
+      const watching = setInterval(() => void this.#recheck(stop, facts), this.#parts.settings.watchMs);
+      try {
+        if (this.#mode() === 'interval') await this.#takeIntervals(stop, facts.disks);
+        else await this.#mirror(stop, facts);
+      } finally {
+        clearInterval(watching);
+      }
+      await this.#folding?.catch(() => undefined);
+      const end = await stop.promise;
+      // The machine's own reason needs no waiting: it is looked at anew at once.
+      return this.#explanation === undefined ? end : { kind: 'changed', reason: this.#explanation };
+    } catch (error) {
+      return stop.end ?? { kind: 'failed', reason: toError(error).message };
+    } finally {
+      stop.now({ kind: 'asked', reason: 'the round has ended' });
+      this.#stop = undefined;
+    }
+  }
+
+  async #mirror(stop: RoundStop, facts: MachineFacts): Promise<void> {
+    const { clock, settings, journal, storage, lines } = this.#parts;
+    const round = new MirrorRound({
+      clock,
+      settings,
+      journal,
+      storage,
+      lines,
+      disks: facts.disks,
+      stop,
+      explain: (end) => this.#explain(end, facts),
+      onProtected: () => this.#protected('writes', 'every write is kept'),
+      onTick: () => this.#foldIfDue(),
+    });
+    await round.run();
+    if (this.#history.current.state === 'protected') this.#newestMoment = this.#endOfLog();
+  }
+
+  async #takeIntervals(stop: RoundStop, disks: readonly SessionDisk[]): Promise<void> {
+    const { clock, settings, journal, storage } = this.#parts;
+    const intervalMs = settings.intervalMs === 0 ? settings.fallbackIntervalMs : settings.intervalMs;
+    let isBegun = false;
+    try {
+      while (stop.end === undefined) {
+        const startedMs = clock.elapsedMs();
+        const cycle = await storage.cycle(disks, stop.signal);
+        try {
+          if (!isBegun) await journal.beginStretch('interval');
+          isBegun = true;
+          this.#newestMoment = await journal.markMoment();
+          await journal.flush();
+          await cycle.commit();
+        } finally {
+          await cycle.abandon();
+        }
+        this.#protected('interval', `a state each ${Math.round(intervalMs / 100) / 10} s`);
+        await this.#foldMomentIfDue();
+        const isOver = settings.intervalMs === 0 && clock.elapsedMs() >= this.#fallbackUntilMs;
+        if (isOver) stop.now({ kind: 'asked', reason: 'every write can be tried again' });
+        await this.#pauseFor(stop, intervalMs - (clock.elapsedMs() - startedMs));
+      }
+    } finally {
+      if (isBegun) await journal.endStretch(stop.end?.reason ?? 'an interval failed');
+    }
+  }
+
+  async #pauseFor(stop: RoundStop, ms: number): Promise<void> {
+    if (ms <= 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    await Promise.race([promise, stop.promise]);
+    clearTimeout(timer);
+  }
+
+  /** The machine may have changed; what cannot be asked now is asked again later, and the mirror goes on. */
+  async #recheck(stop: RoundStop, before: MachineFacts): Promise<void> {
+    let now: MachineFacts;
+    try {
+      now = await this.#parts.watch.facts();
+    } catch {
+      return;
+    }
+    const difference = describeDifference(before, now);
+    if (difference !== undefined) stop.now({ kind: 'changed', reason: difference });
+  }
+
+  /** A mirror that ends says little: when the machine was stopped or changed, that is the reason. */
+  async #explain(end: RoundEnd, before: MachineFacts): Promise<string> {
+    if (end.kind !== 'failed') return end.reason;
+    const { promise: late, resolve } = Promise.withResolvers<undefined>();
+    const timer = setTimeout(() => resolve(undefined), EXPLANATION_MS);
+    const now = await Promise.race([this.#parts.watch.facts().catch(() => undefined), late]);
+    clearTimeout(timer);
+    this.#explanation = now === undefined ? undefined : describeDifference(before, now);
+    return this.#explanation ?? end.reason;
+  }
+
+  #protected(mode: SessionMode, reason: string): void {
+    this.#wasProtected = true;
+    this.#failures = 0;
+    if (mode === 'writes' && this.#fallbackUntilMs < this.#parts.clock.elapsedMs() - this.#parts.settings.fallbackMs) {
+      this.#fallbacks = 0;
+    }
+    const { reason: why } = this.#history.current;
+    const isFallback = mode === 'interval' && this.#parts.settings.intervalMs === 0;
+    if (isFallback && this.#history.current.mode === 'interval' && this.#history.current.state === 'protected') return;
+    this.#history.move('protected', mode, isFallback ? `${reason}: ${why}` : reason);
+  }
+
+  #fallBack(reason: string): void {
+    const { clock, settings } = this.#parts;
+    this.#fallbackUntilMs = clock.elapsedMs() + settings.fallbackMs * 2 ** Math.min(this.#fallbacks, 6);
+    this.#fallbacks += 1;
+    this.#history.move(this.#wasProtected ? 'behind' : 'seeding', 'interval', reason);
+  }
+
+  #mode(): SessionMode {
+    const { settings, clock } = this.#parts;
+    return settings.intervalMs > 0 || clock.elapsedMs() < this.#fallbackUntilMs ? 'interval' : 'writes';
+  }
+
+  #foldIfDue(): void {
+    if (this.#folding !== undefined || !this.#isFoldDue()) return;
+    // Problems are kept for the status; the next tick or interval tries again.
+    void this.#fold(this.#endOfLog(), 'folded from the journal').catch(() => undefined);
+  }
+
+  async #foldMomentIfDue(): Promise<void> {
+    if (this.#newestMoment === undefined || this.#folding !== undefined || !this.#isFoldDue()) return;
+    await this.#fold(this.#newestMoment, 'folded from the journal').catch(() => undefined);
+  }
+
+  #isFoldDue(): boolean {
+    const { clock, settings, journal } = this.#parts;
+    const sinceMs = clock.elapsedMs() - this.#lastFoldElapsedMs;
+    if (this.#foldProblem !== null && sinceMs < settings.maxRetryMs) return false;
+    const records = journal.lastSequence - this.#lastFoldSequence;
+    const bytes = journal.sizeBytes - this.#lastFoldBytes;
+    return (
+      records > 0 && (sinceMs >= settings.foldMs || records >= settings.foldRecords || bytes >= settings.foldBytes)
+    );
+  }
+
+  async #momentNow(): Promise<SessionMoment> {
+    await this.#parts.journal.flush();
+    return this.#history.current.mode === 'interval' ? (this.#newestMoment ?? this.#endOfLog()) : this.#endOfLog();
+  }
+
+  #endOfLog(): SessionMoment {
+    const { journal, clock } = this.#parts;
+    return { sequence: journal.lastSequence, timeUs: Math.floor(clock.nowMs() * 1000) };
+  }
+
+  async #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
+    const { storage, clock, journal } = this.#parts;
+    this.#lastFoldElapsedMs = clock.elapsedMs();
+    this.#folding = storage.fold(upTo, reason, new AbortController().signal);
+    try {
+      const point = await this.#folding;
+      this.#lastFoldSequence = upTo.sequence;
+      this.#lastFoldBytes = journal.sizeBytes;
+      this.#foldProblem = null;
+      if (point !== undefined) this.#lastFoldMs = clock.nowMs();
+      return point;
+    } catch (error) {
+      this.#foldProblem = toError(error).message;
+      throw error;
+    } finally {
+      this.#folding = undefined;
+    }
+  }
+
+  #rouse(by: 'order' | 'change'): void {
+    if (this.#roused !== 'order') this.#roused = by;
+    this.#wake?.(by);
+  }
+
+  /** Waits for the time to pass, for an order, or (when it may) for a change of the machine; also one that came before. */
+  async #sleep(ms: number, wakesOnChange: boolean): Promise<void> {
+    const wakes = (by: 'order' | 'change'): boolean => wakesOnChange || by === 'order';
+    if (this.#roused !== undefined && wakes(this.#roused)) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    this.#wake = (by): void => {
+      if (wakes(by)) resolve();
+    };
+    await promise;
+    clearTimeout(timer);
+    this.#wake = undefined;
+  }
+}
+
+/** What a session has to begin anew for; undefined when nothing of that kind changed. */
+export function describeDifference(before: MachineFacts, now: MachineFacts): string | undefined {
+  if (now.power === 'off') return now.reason;
+  for (const disk of now.disks) {
+    const old = before.disks.find(({ name }) => name === disk.name);
+    if (old === undefined) return `the disk ${disk.name} was added`;
+    if (old.sizeBytes !== disk.sizeBytes) return `the disk ${disk.name} was resized`;
+    if (JSON.stringify(old.identity) !== JSON.stringify(disk.identity)) return `the disk ${disk.name} was replaced`;
+  }
+  const gone = before.disks.find(({ name }) => !now.disks.some((disk) => disk.name === name));
+  return gone === undefined ? undefined : `the disk ${gone.name} was removed`;
+}
