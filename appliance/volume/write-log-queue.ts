@@ -17,7 +17,7 @@ export interface AppendQueueOptions {
   readonly maxBatchBytes: number;
   /** Writes a batch; settles with one answer for each change. Never called again before it has settled. */
   readonly write: (changes: readonly Change[]) => Promise<readonly Appended[]>;
-  /** Called once for each batch that failed; what it returns, its writers get. */
+  /** Called once for each batch that failed; what it returns, its writers and all who wait get. */
   readonly failed: (error: unknown) => Error;
 }
 
@@ -60,7 +60,8 @@ export class AppendQueue {
         for (const [index, one] of batch.entries()) one.resolve(appended[index] ?? invariantBroken());
       } catch (error) {
         const problem = this.options.failed(error);
-        for (const one of batch) one.reject(problem);
+        // What waits behind it fails too: nothing that was asked for later is in the log without it.
+        for (const one of [...batch, ...this.waiting.splice(0)]) one.reject(problem);
       }
     }
     this.drain = undefined;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../core/errors.ts';
 import { readExactly } from '../core/file-system.ts';
-import { invariant } from '../core/invariant.ts';
 import { decodeRecordHeader, isPlausible, RECORD_HEADER_BYTES, TAG_BYTES } from './write-log-format.ts';
 import { positionOf, segmentOf } from './write-log-index.ts';
 import { corrupt, type Segment } from './write-log-segment.ts';
@@ -11,16 +10,19 @@ const CACHE_BYTES: number = 4 * 1024 * 1024;
 /** What the cache counts for a record beside its bytes. */
 const CACHE_ENTRY_BYTES = 200;
 
+/** Where the plain data of records is brought from, verified: all of a record that has at least `leastBytes` of it. */
+export type RecordSource = (segmentNumber: number, position: number, leastBytes: number) => Promise<Buffer>;
+
 /** Reads the data of single records, each verified on the very read that brings it from the file. */
 export class WriteLogReader {
-  private readonly segments: ReadonlyMap<number, Segment>;
+  private readonly source: RecordSource;
   private readonly cache = new Map<number, Buffer>();
   private cachedBytes = 0;
   /** Records that are being read, so that concurrent small reads of one record share its verification. */
   private readonly fetching = new Map<number, Promise<Buffer>>();
 
-  constructor(segments: ReadonlyMap<number, Segment>) {
-    this.segments = segments;
+  constructor(source: RecordSource) {
+    this.source = source;
   }
 
   /**
@@ -41,7 +43,7 @@ export class WriteLogReader {
   private async fetchOnce(location: number, leastBytes: number): Promise<Buffer> {
     const running = this.fetching.get(location);
     if (running !== undefined) return await running;
-    const fetch = this.fetch(location, leastBytes);
+    const fetch = this.source(segmentOf(location), positionOf(location), leastBytes);
     this.fetching.set(location, fetch);
     try {
       return await fetch;
@@ -58,32 +60,6 @@ export class WriteLogReader {
     return true;
   }
 
-  /** The whole plain payload of a record that has at least `leastBytes` of it. */
-  private async fetch(location: number, leastBytes: number): Promise<Buffer> {
-    const position = positionOf(location);
-    const segment = this.segments.get(segmentOf(location));
-    invariant(segment !== undefined, 'the index names segments that are there');
-    const { cipher, file, path } = segment;
-    const guess = RECORD_HEADER_BYTES + (cipher.isEncrypted ? TAG_BYTES : 0) + leastBytes;
-    let bytes: Buffer = Buffer.allocUnsafe(guess);
-    await readExactly(file, bytes, position, path);
-    const header = decodeRecordHeader(bytes, 0, cipher.saltCrc);
-    if (header === undefined || !isPlausible(header, cipher.isEncrypted)) {
-      throw corrupt(path, position, 'the header of a record is damaged');
-    }
-    const total = RECORD_HEADER_BYTES + header.payloadBytes;
-    if (total > bytes.length) {
-      const whole = Buffer.allocUnsafe(total);
-      bytes.copy(whole);
-      await readExactly(file, whole.subarray(bytes.length), position + bytes.length, path);
-      bytes = whole;
-    }
-    const stored = bytes.subarray(RECORD_HEADER_BYTES, total);
-    const payload = cipher.open(header, bytes.subarray(0, RECORD_HEADER_BYTES), stored);
-    if (payload === undefined) throw corrupt(path, position, 'the data of a record is damaged');
-    return payload;
-  }
-
   private remember(location: number, payload: Buffer): void {
     if (this.cache.has(location)) return;
     this.cache.set(location, payload);
@@ -94,4 +70,27 @@ export class WriteLogReader {
       this.cachedBytes -= old.length + CACHE_ENTRY_BYTES;
     }
   }
+}
+
+/** The whole plain payload of a record of a segment, which has at least `leastBytes` of it. */
+export async function fetchRecord(segment: Segment, position: number, leastBytes: number): Promise<Buffer> {
+  const { cipher, file, path } = segment;
+  const guess = RECORD_HEADER_BYTES + (cipher.isEncrypted ? TAG_BYTES : 0) + leastBytes;
+  let bytes: Buffer = Buffer.allocUnsafe(guess);
+  await readExactly(file, bytes, position, path);
+  const header = decodeRecordHeader(bytes, 0, cipher.saltCrc);
+  if (header === undefined || !isPlausible(header, cipher.isEncrypted)) {
+    throw corrupt(path, position, 'the header of a record is damaged');
+  }
+  const total = RECORD_HEADER_BYTES + header.payloadBytes;
+  if (total > bytes.length) {
+    const whole = Buffer.allocUnsafe(total);
+    bytes.copy(whole);
+    await readExactly(file, whole.subarray(bytes.length), position + bytes.length, path);
+    bytes = whole;
+  }
+  const stored = bytes.subarray(RECORD_HEADER_BYTES, total);
+  const payload = cipher.open(header, bytes.subarray(0, RECORD_HEADER_BYTES), stored);
+  if (payload === undefined) throw corrupt(path, position, 'the data of a record is damaged');
+  return payload;
 }

@@ -63,7 +63,7 @@ export async function recoverWriteLog(options: RecoveryOptions): Promise<Recover
 async function recoverInto(segments: Segment[], options: RecoveryOptions): Promise<Recovered> {
   const names = await segmentNames(options);
   const { after } = options;
-  const firstNumber = (after?.segmentNumber ?? 0) + 1;
+  const firstNumber = firstNumberOf(names, options);
   let lastSequence = after?.sequence ?? 0;
   let lastTimeUs = after?.timeUs ?? 0;
   let logBytes = 0;
@@ -103,7 +103,7 @@ async function segmentNames(options: RecoveryOptions): Promise<string[]> {
   } catch (error) {
     throw storageError(error, 'list', options.directory);
   }
-  const firstNumber = (options.after?.segmentNumber ?? 0) + 1;
+  const firstNumber = firstNumberOf(names, options);
   for (const [index, name] of names.entries()) {
     if (segmentNumber(name) !== firstNumber + index) {
       const message = `segment ${firstNumber + index} of the write log in ${options.directory} is missing`;
@@ -111,6 +111,12 @@ async function segmentNames(options: RecoveryOptions): Promise<string[]> {
     }
   }
   return names;
+}
+
+/** Behind segments that lie elsewhere, empty ones may be missing: sequences tell whether anything is lost. */
+function firstNumberOf(names: readonly string[], { after }: RecoveryOptions): number {
+  const found = segmentNumber(names[0] ?? '') ?? 0;
+  return after !== undefined && found > after.segmentNumber ? found : (after?.segmentNumber ?? 0) + 1;
 }
 
 function checkOrder(

@@ -12,7 +12,7 @@ import { type Change, dataless, type EncodedBatch, encodeBatch, encodedBytes } f
 import { ID_BYTES, MAX_EVENT_BYTES, MAX_MARK_BYTES, NO_DISK, type RecordFacts } from './write-log-format.ts';
 import { locationOf, WriteLogIndex } from './write-log-index.ts';
 import { AppendQueue } from './write-log-queue.ts';
-import { WriteLogReader } from './write-log-reader.ts';
+import { fetchRecord, WriteLogReader } from './write-log-reader.ts';
 import { type LogStart, type Recovered, recoverWriteLog } from './write-log-recovery.ts';
 import { type FoundRecord, type Segment, scanSegment } from './write-log-segment.ts';
 import { WriteLogTail } from './write-log-tail.ts';
@@ -138,7 +138,11 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
       write: (changes) => this.writeBatch(changes),
       failed: (error) => this.batchFailed(error),
     });
-    this.reader = new WriteLogReader(this.tail.segments);
+    this.reader = new WriteLogReader((number, position, leastBytes) => {
+      const segment = this.tail.segments.get(number);
+      invariant(segment !== undefined, 'the index names segments that are there');
+      return fetchRecord(segment, position, leastBytes);
+    });
     this.index = index;
     this.tornBytes = recovered.tornBytes;
     this.lastTimeUs = recovered.lastTimeUs;

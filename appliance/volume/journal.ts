@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type Clock, systemClock } from '../core/clock.ts';
+import { ApplianceError } from '../core/errors.ts';
+import type { Slice } from '../core/extent-map.ts';
+import type { FileSystem } from '../core/file-system.ts';
+import type { MachineId } from '../core/ids.ts';
+import { invariant } from '../core/invariant.ts';
+import type { Consistency } from '../repository/manifest.ts';
+import { type Fold, type JournalEvent, type Moment, parseJournalEvent, type StretchKind } from './journal-event.ts';
+import { JournalHistory } from './journal-history.ts';
+import { JournalParts } from './journal-part.ts';
+import { type Timeline, type TimelineRange, timelineOf } from './journal-timeline.ts';
+import { JournalView } from './journal-view.ts';
+import { listWrites, type WriteQuery } from './journal-writes.ts';
+import { RawPart } from './raw-part.ts';
+import type { WriteFact } from './record-table.ts';
+import type { Appended, DiskRange, WriteLayer, WriteSink } from './write-layer.ts';
+import { WriteLog } from './write-log.ts';
+import type { RecordFacts } from './write-log-format.ts';
+import { locationOf, segmentOf } from './write-log-index.ts';
+
+export interface JournalOptions {
+  /** 32 bytes: encrypt and authenticate everything. Null: checksums only. A journal keeps what it began with. */
+  readonly key: Buffer | null;
+  /** A journal of another machine is refused (BAD_ARGUMENT). */
+  readonly machineId: MachineId;
+  readonly clock?: Clock;
+  readonly fileSystem?: FileSystem;
+  /** A segment is not appended to beyond it. */
+  readonly segmentBytes?: number;
+}
+
+/** A wish for a moment, in one of the ways in which people name one. */
+export type MomentWish =
+  | { readonly timeUs: number }
+  | { readonly sequence: number }
+  | { readonly bookmark: string }
+  | 'newest';
+
+/** Longest name of a bookmark, in characters. */
+const MAX_BOOKMARK_NAME = 200;
+/** Longest reason that is written, in characters. */
+const MAX_REASON = 500;
+
+/**
+ * What continuous protection keeps of one machine: the log of its writes, all disks in one order, and which moments of it
+ * can be opened (`docs/formats/journal.md`). As a layer it is the newest state, over a base that holds everything up to
+ * `foldedSequence`.
+ *
+ * Invariants: everything that the timeline says stands in the log; no moment is offered outside of a stretch, nor one
+ * between the records of one request; the index has no record up to `foldedSequence`.
+ *
+ * The directory is this journal's alone. Durability and failures are those of `WriteLog`: an append that has settled
+ * survives the death of the process, and after `flush` the loss of power.
+ */
+export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
+  private readonly log: WriteLog;
+  private readonly clock: Clock;
+  private readonly parts: JournalParts;
+  private readonly history: JournalHistory;
+  /** The last record behind which no part of a request is missing. */
+  private lastWhole: Moment;
+  /** A stretch was begun, and its end was not asked for. */
+  private isStretchAsked = false;
+  /** The end of a stretch that must stand in the log before anything else does. */
+  private owed: JournalEvent | undefined;
+  private settling: Promise<unknown> | undefined;
+
+  /**
+   * Opens the journal in `directory`, which is created when missing, after whatever happened to its last user: a torn tail
+   * is cut, and a stretch without an end ends with the last whole record. Reads every byte that is not sealed once.
+   *
+   * @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, BAD_ARGUMENT, NO_SPACE, IO_FAILED
+   */
+  static async open(directory: string, options: JournalOptions): Promise<Journal> {
+    const found = new JournalContent();
+    const log = await WriteLog.open(directory, { ...options, hasEvents: true, observer: found });
+    found.segmentAt = (number) => log.segments.get(number);
+    return new Journal(log, found, options.clock ?? systemClock);
+  }
+
+  private constructor(log: WriteLog, found: JournalContent, clock: Clock) {
+    this.log = log;
+    this.clock = clock;
+    this.parts = found.parts;
+    this.history = found.history;
+    this.lastWhole = found.lastWhole;
+    found.onWhole = (moment) => {
+      this.lastWhole = moment;
+    };
+    if (this.history.openStretch !== undefined) this.owe('interrupted');
+    this.dropFolded();
+  }
+
+  /** 32 hexadecimal digits, of this journal alone. */
+  get logId(): string {
+    return this.log.logId.toString('hex');
+  }
+
+  /** Sequence of the newest record; 0 in an empty journal. */
+  get lastSequence(): number {
+    return this.log.lastSequence;
+  }
+
+  /** All records up to it are on stable storage, as far as this process knows. */
+  get durableSequence(): number {
+    return this.log.durableSequence;
+  }
+
+  /** A recovery point holds everything up to it; 0 before the first. */
+  get foldedSequence(): number {
+    return this.history.lastFold?.sequence ?? 0;
+  }
+
+  /** The newest fold: the base that the layer belongs over. */
+  get lastFold(): Fold | undefined {
+    return this.history.lastFold;
+  }
+
+  /** All folds on which moments of the journal rest, in order: their recovery points are needed as long. */
+  get folds(): readonly Fold[] {
+    return this.history.knownFolds;
+  }
+
+  /** The newest state: the last record behind which no part of a request is missing. */
+  get newest(): Moment {
+    return this.lastWhole;
+  }
+
+  /** The stretch that lasts now, if one does. */
+  get openStretch(): { readonly kind: StretchKind; readonly begin: Moment } | undefined {
+    return this.history.openStretch;
+  }
+
+  /** Bytes of its files. */
+  get sizeBytes(): number {
+    return this.log.sizeBytes;
+  }
+
+  /** Bytes of a torn tail that were cut off at the start. */
+  get tornBytes(): number {
+    return this.log.tornBytes;
+  }
+
+  /** The error that ended the log, if one did. */
+  get failedWith(): ApplianceError | undefined {
+    return this.log.failedWith;
+  }
+
+  /** Appends a write. The buffer belongs to the journal until the promise settles. Errors: see `WriteLog`; CLOSED. */
+  append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended> {
+    if (this.owed === undefined) return this.log.append(write);
+    return this.settle().then(() => this.log.append(write));
+  }
+
+  /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. */
+  appendZero(range: DiskRange, kind: 'zero' | 'trim' = 'zero'): Promise<Appended> {
+    if (this.owed === undefined) return this.log.appendZero(range, kind);
+    return this.settle().then(() => this.log.appendZero(range, kind));
+  }
+
+  /** Settles when everything whose append settled before this call is on stable storage. */
+  flush(): Promise<void> {
+    return this.log.flush();
+  }
+
+  /**
+   * From here on every state (`writes`), or every marked one (`interval`), can be opened. What is appended in the same turn
+   * after this call is part of the stretch. None may be open.
+   */
+  async beginStretch(kind: StretchKind): Promise<Moment> {
+    invariant(!this.isStretchAsked, 'a stretch begins where none is open');
+    this.isStretchAsked = true;
+    try {
+      return await this.appendEvent({ event: 'stretch-begins', kind });
+    } catch (error) {
+      this.isStretchAsked = false;
+      throw error;
+    }
+  }
+
+  /**
+   * Nothing that is appended from this call on is part of the stretch. When the end cannot be written, it counts all the
+   * same, and stands in the log before anything else. Without an open stretch it changes nothing.
+   */
+  async endStretch(reason: string): Promise<Moment> {
+    if (!this.isStretchAsked) return this.lastWhole;
+    this.isStretchAsked = false;
+    try {
+      return await this.appendEvent({ event: 'stretch-ends', reason: reason.slice(0, MAX_REASON) });
+    } catch (error) {
+      if (this.history.openStretch !== undefined) this.owe(reason);
+      throw error;
+    }
+  }
+
+  /** In an interval stretch: the state after everything appended so far is consistent, and can be opened. */
+  async markMoment(): Promise<Moment> {
+    return await this.appendEvent({ event: 'moment' });
+  }
+
+  /**
+   * Gives this moment a name; durable when it settles. Names need not be unique: the newest counts.
+   * @throws ApplianceError MOMENT_IN_GAP outside of a stretch; BAD_ARGUMENT for a name that is empty or too long
+   */
+  async bookmark(name: string, consistency: Consistency): Promise<Moment> {
+    if (name.length === 0 || name.length > MAX_BOOKMARK_NAME) {
+      throw new ApplianceError('BAD_ARGUMENT', `a bookmark's name has 1 to ${MAX_BOOKMARK_NAME} characters`);
+    }
+    if (!this.isStretchAsked) {
+      throw new ApplianceError('MOMENT_IN_GAP', 'no consistent state is recorded now, so there is nothing to bookmark');
+    }
+    const moment = await this.appendEvent({ event: 'bookmark', name, consistency });
+    await this.flush();
+    return moment;
+  }
+
+  /**
+   * A recovery point holds everything up to a moment, durably: the index drops that much. `switchBase` is called in the
+   * same turn, so that whoever reads the newest state puts the new base beneath it at once.
+   */
+  async folded(fold: { pointId: string; sequence: number }, switchBase?: () => void): Promise<void> {
+    const { pointId, sequence } = fold;
+    invariant(sequence >= this.foldedSequence && sequence <= this.lastSequence, 'folds go forward, and not too far');
+    const timeUs = await this.timeOf(sequence);
+    await this.appendEvent({ event: 'fold', pointId, sequence, timeUs });
+    await this.flush();
+    this.dropFolded();
+    switchBase?.();
+  }
+
+  /**
+   * Everything after `after` up to `upTo`, as a layer over a base that holds everything up to `after`. It keeps its files
+   * until it is disposed of. @throws ApplianceError MOMENT_NOT_FOUND, WRITE_LOG_CORRUPT, IO_FAILED
+   */
+  async openView(after: number, upTo: number): Promise<JournalView> {
+    const isThere = after >= (this.parts.first?.firstSequence ?? 1) - 1 && upTo <= this.lastSequence && after <= upTo;
+    if (!isThere) {
+      const details = { after, upTo, first: this.parts.first?.firstSequence ?? null, last: this.lastSequence };
+      throw new ApplianceError('MOMENT_NOT_FOUND', 'the journal does not hold all that leads to that moment', {
+        details,
+      });
+    }
+    return await JournalView.open({ after, upTo }, this.parts.between(after + 1, upTo));
+  }
+
+  /** What the journal holds, over a span of time (default: all of it, up to now). */
+  async timeline(range: TimelineRange = {}): Promise<Timeline> {
+    return await timelineOf({ history: this.history, parts: this.parts, now: this.now() }, range);
+  }
+
+  /**
+   * The moment that a wish means: for a time or a sequence, the last state that is not later.
+   * @throws ApplianceError MOMENT_IN_GAP (details: `before` and `after`, the nearest moments), MOMENT_NOT_FOUND
+   */
+  async resolve(wish: MomentWish): Promise<Moment> {
+    if (wish === 'newest') {
+      const newest = this.history.newestAt(this.now());
+      if (newest === undefined) throw new ApplianceError('MOMENT_NOT_FOUND', 'the journal has no consistent state yet');
+      return await this.resolve({ sequence: newest.sequence });
+    }
+    if ('bookmark' in wish) {
+      const found = this.history.bookmark(wish.bookmark);
+      if (found !== undefined) return found.moment;
+      const names = this.history.bookmarks().map(({ name }) => name);
+      throw new ApplianceError('MOMENT_NOT_FOUND', `no bookmark is called ${JSON.stringify(wish.bookmark)}`, {
+        details: { bookmarks: names.slice(-20) },
+      });
+    }
+    const now = this.now();
+    if ('sequence' in wish) {
+      const { kind, begin } = this.history.locate('sequence', wish.sequence, now);
+      return kind === 'interval' ? begin : await this.wholeAt(wish.sequence, begin);
+    }
+    const { kind, begin, end } = this.history.locate('timeUs', wish.timeUs, now);
+    if (kind === 'interval') return begin;
+    const part = this.parts.withTime(wish.timeUs);
+    const sequence = (await part?.table())?.lastAt(wish.timeUs) ?? begin.sequence;
+    return await this.wholeAt(Math.min(Math.max(sequence, begin.sequence), end.sequence), begin);
+  }
+
+  /** The changes of disks that a query asks for, in order. WRITE_LOG_CORRUPT, IO_FAILED. */
+  writes(query: WriteQuery = {}): AsyncGenerator<WriteFact, void, undefined> {
+    return listWrites(this.parts, query);
+  }
+
+  slices(place: DiskRange): Slice<number>[] {
+    return this.log.slices(place);
+  }
+
+  sliceIterator(place: DiskRange): Generator<Slice<number>, void, undefined> {
+    return this.log.sliceIterator(place);
+  }
+
+  read(location: number, from: number, into: Buffer): Promise<void> {
+    return this.log.read(location, from, into);
+  }
+
+  readCached(location: number, from: number, into: Buffer): boolean {
+    return this.log.readCached(location, from, into);
+  }
+
+  /** Flushes unless the log has failed, and closes its files. An open stretch stays without an end. Idempotent. */
+  close(): Promise<void> {
+    return this.log.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  private now(): Moment {
+    const timeUs = Math.max(Math.floor(this.clock.nowMs() * 1000), this.lastWhole.timeUs);
+    return { sequence: this.lastWhole.sequence, timeUs };
+  }
+
+  private async appendEvent(event: JournalEvent): Promise<Moment> {
+    if (this.owed !== undefined) await this.settle();
+    return await this.log.appendEvent(event);
+  }
+
+  /** The open stretch ended with the last whole record; nothing may follow in the log before that stands there. */
+  private owe(reason: string): void {
+    this.history.end(this.lastWhole, reason);
+    this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at: this.lastWhole };
+  }
+
+  private settle(): Promise<unknown> {
+    this.settling ??= this.writeOwed();
+    return this.settling;
+  }
+
+  private async writeOwed(): Promise<void> {
+    try {
+      if (this.owed !== undefined) await this.log.appendEvent(this.owed);
+      this.owed = undefined;
+    } finally {
+      this.settling = undefined;
+    }
+  }
+
+  private dropFolded(): void {
+    const { foldedSequence } = this;
+    const part = this.parts.withSequence(foldedSequence);
+    if (part instanceof RawPart) this.log.dropThrough(locationOf(part.number, part.headers.positionOf(foldedSequence)));
+  }
+
+  private async timeOf(sequence: number): Promise<number> {
+    return (await this.parts.withSequence(sequence)?.table())?.timeOf(sequence) ?? 0;
+  }
+
+  /** The last state up to `sequence` between whose records none is missing; `first` is one. */
+  private async wholeAt(sequence: number, first: Moment): Promise<Moment> {
+    for (let at = sequence; at > first.sequence; ) {
+      const table = await this.parts.withSequence(at)?.table();
+      if (table === undefined) break;
+      while (at > first.sequence && table.has(at)) {
+        if (!table.continues(at)) return { sequence: at, timeUs: table.timeOf(at) };
+        at -= 1;
+      }
+    }
+    return first;
+  }
+}
+
+/** What a journal knows of its log, kept up to date by each record. */
+class JournalContent {
+  readonly parts = new JournalParts();
+  readonly history = new JournalHistory();
+  lastWhole: Moment = { sequence: 0, timeUs: 0 };
+  segmentAt: ConstructorParameters<typeof RawPart>[2] = () => undefined;
+  onWhole: (moment: Moment) => void = () => undefined;
+  private current: RawPart | undefined;
+
+  recorded(facts: RecordFacts, location: number, payload: Buffer): void {
+    let part = this.current;
+    if (part === undefined || part.number !== segmentOf(location)) {
+      part = new RawPart(facts, location, (number) => this.segmentAt(number));
+      this.parts.append(part);
+      this.current = part;
+    }
+    part.add(facts, location);
+    if (facts.continues) return;
+    const here = { sequence: facts.sequence, timeUs: facts.timeUs };
+    this.lastWhole = here;
+    this.onWhole(here);
+    if (facts.kind !== 'event') return;
+    const event = parseJournalEvent(payload);
+    if (event !== undefined) this.history.apply(event, here);
+  }
+}
