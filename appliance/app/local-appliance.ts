@@ -270,6 +270,7 @@ export class LocalAppliance implements Appliance {
     }
     for (const sentence of await core.protect.thawLeftovers()) onNotice(sentence);
     if (!this.#options.isService) return;
+    core.repository.pool.start();
     const { restored, problems } = await core.recover.restoreSessions();
     for (const sentence of [...restored, ...problems]) onNotice(sentence);
   }

@@ -15,7 +15,8 @@ const GET_TAG = 0x10;
 const SET_TAG = 0x11;
 
 type Pointer = object;
-type OutNumber = number[];
+/** Memory where a length is put. An array of JavaScript would be written after the call, which a thread that ends cannot. */
+type OutNumber = Int32Array;
 
 interface Functions {
   readonly newContext: () => Pointer | null;
@@ -52,8 +53,8 @@ export function loadOpenssl(): Aead | undefined {
 function bind(koffi: typeof koffiModule): Functions {
   const program = koffi.load(null);
   const init = 'int(void *context, void *cipher, void *engine, const uint8_t *key, const uint8_t *nonce)';
-  const update = 'int(void *context, uint8_t *out, _Out_ int *done, const uint8_t *from, int length)';
-  const final = 'int(void *context, uint8_t *out, _Out_ int *done)';
+  const update = 'int(void *context, uint8_t *out, void *done, const uint8_t *from, int length)';
+  const final = 'int(void *context, uint8_t *out, void *done)';
   const declare = <T>(name: string, prototype: string): T =>
     program.func(prototype.replace('(', ` ${name}(`)) as unknown as T;
   return {
@@ -74,7 +75,7 @@ class OpensslAead implements Aead {
   readonly #functions: Functions;
   readonly #sealing: Pointer;
   readonly #opening: Pointer;
-  readonly #done: OutNumber = [0];
+  readonly #done: OutNumber = new Int32Array(1);
   /** What the final calls could put here is nothing: GCM is a stream. */
   readonly #rest: Buffer = Buffer.alloc(AEAD_TAG_BYTES);
 

@@ -20,6 +20,8 @@ import type { RepositoryKeys } from './keys.ts';
 
 /** Decode jobs that one message carries at most: enough to make messages cheap, few enough to keep all workers busy. */
 const MAX_JOBS_PER_MESSAGE = 8;
+/** How long a thread may take to end by itself: the job that it is at, or its start. */
+const STOP_LIMIT_MS = 20_000;
 
 export interface CodecPoolOptions {
   readonly threads: number;
@@ -40,6 +42,7 @@ interface Member {
   /** Estimated work that was given and not answered yet. */
   loadBytes: number;
   readonly pending: Map<number, Pending>;
+  readonly exited: Promise<void>;
   outbox: CodecRequest[];
 }
 
@@ -52,6 +55,8 @@ interface Member {
 export class CodecPool {
   readonly arena: Arena;
   readonly #members: Member[] = [];
+  readonly #data: CodecWorkerData;
+  readonly #threads: number;
   #nextTicket = 1;
   #isFlushPlanned = false;
   #failure: Error | undefined;
@@ -61,7 +66,9 @@ export class CodecPool {
   constructor(arena: Arena, keys: RepositoryKeys, options: CodecPoolOptions) {
     this.arena = arena;
     this.#onFailure = options.onFailure ?? ((): void => undefined);
-    const data: CodecWorkerData = {
+    this.#threads = options.threads;
+    this.#data = {
+      stop: new Int32Array(new SharedArrayBuffer(4)),
       arena: arena.shared,
       chunkIdKey: new Uint8Array(keys.chunkId.export()),
       nodeIdKey: new Uint8Array(keys.nodeId.export()),
@@ -69,7 +76,11 @@ export class CodecPool {
       isEncrypted: keys.isEncrypted,
       zstdLevel: options.zstdLevel,
     };
-    for (let i = 0; i < options.threads; i++) this.#members.push(this.#start(data));
+  }
+
+  /** Starts the threads, which the first job would do otherwise. Idempotent. */
+  start(): void {
+    while (this.#failure === undefined && this.#members.length < this.#threads) this.#members.push(this.#startMember());
   }
 
   async hash(job: Omit<HashJob, 'op'>): Promise<void> {
@@ -110,35 +121,40 @@ export class CodecPool {
     await this.#ended;
   }
 
-  #start(data: CodecWorkerData): Member {
+  #startMember(): Member {
     const worker = new Worker(new URL('./codec-worker.ts', import.meta.url), {
-      workerData: data,
+      workerData: this.#data,
       name: 'codec',
       resourceLimits: { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 16 },
     });
-    const member: Member = { worker, loadBytes: 0, pending: new Map(), outbox: [] };
+    const { promise: exited, resolve } = Promise.withResolvers<void>();
+    const member: Member = { worker, loadBytes: 0, pending: new Map(), exited, outbox: [] };
     worker.unref();
     worker.on('message', (replies: readonly CodecReply[]) => {
       for (const reply of replies) this.#settle(member, reply);
     });
     worker.on('error', (error) => this.#lose(toError(error)));
-    worker.on('exit', (code) => this.#lose(new Error(`it ended with code ${code}`)));
+    worker.on('exit', (code) => {
+      resolve();
+      this.#lose(new Error(`it ended with code ${code}`));
+    });
     return member;
   }
 
   #submit(job: CodecJob, costBytes: number): Promise<CodecReply> {
+    this.start();
     return this.#submitTo(this.#leastLoaded(), job, costBytes);
   }
 
-  #leastLoaded(): Member {
+  #leastLoaded(): Member | undefined {
     let member = this.#members[0];
-    invariant(member !== undefined, 'the pool has a worker');
-    for (const other of this.#members) if (other.loadBytes < member.loadBytes) member = other;
+    for (const other of this.#members) if (other.loadBytes < (member?.loadBytes ?? 0)) member = other;
     return member;
   }
 
-  #submitTo(chosen: Member, job: CodecJob, costBytes: number): Promise<CodecReply> {
+  #submitTo(chosen: Member | undefined, job: CodecJob, costBytes: number): Promise<CodecReply> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    invariant(chosen !== undefined, 'the pool has a thread');
     return new Promise((resolve, reject) => {
       const request = { ticket: this.#nextTicket++, job };
       if (chosen.pending.size === 0) chosen.worker.ref();
@@ -192,20 +208,29 @@ export class CodecPool {
     this.#ended = this.#end(error);
   }
 
-  /** Threads write where their jobs say: nobody hears of the end, and uses such a place anew, before all of them are gone. */
+  /**
+   * Threads write where their jobs say: nobody hears of the end, and uses such a place anew, before all of them are gone.
+   * They end by themselves, after the job that they are at: `terminate` in the middle of a call into a native module, or
+   * while it is loaded, ends the whole process.
+   */
   async #end(error: Error): Promise<void> {
-    await Promise.all(
-      this.#members.map(({ worker }) => {
-        // Idle workers are unreferenced: without this nothing would keep the process until they have ended.
-        worker.ref();
-        return worker.terminate();
-      }),
-    );
+    Atomics.store(this.#data.stop, 0, 1);
+    await Promise.all(this.#members.map((member) => stop(member)));
     for (const { pending } of this.#members) {
       for (const { reject } of pending.values()) reject(error);
       pending.clear();
     }
   }
+}
+
+async function stop({ worker, exited }: Member): Promise<void> {
+  // Idle workers are unreferenced: without this nothing would keep the process until they have ended.
+  worker.ref();
+  worker.postMessage([]);
+  const limit = Promise.withResolvers<void>();
+  const timer = setTimeout(() => limit.resolve(worker.terminate().then(() => undefined)), STOP_LIMIT_MS);
+  await Promise.race([exited, limit.promise]);
+  clearTimeout(timer);
 }
 
 /** What `decode` settles with. */

@@ -114,6 +114,8 @@ export interface CodecReply {
 }
 
 export interface CodecWorkerData {
+  /** One number, shared: 1 when the threads are to end after the job that they are at. */
+  readonly stop: Int32Array<SharedArrayBuffer>;
   readonly arena: SharedArrayBuffer;
   readonly chunkIdKey: Uint8Array;
   readonly nodeIdKey: Uint8Array;

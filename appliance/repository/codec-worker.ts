@@ -247,12 +247,18 @@ port.on('message', (first: readonly CodecRequest[]) => {
   // What has queued up meanwhile is taken in the same turn: a message costs as much as a tenth of a chunk.
   for (let requests: readonly CodecRequest[] | undefined = first; requests !== undefined; requests = nextRequests()) {
     for (const request of requests) {
+      if (isToStop()) break;
       replies.push(answer(request));
       if (replies.length >= MAX_REPLIES_PER_MESSAGE) send();
     }
   }
   send();
+  if (isToStop()) port.close();
 });
+
+function isToStop(): boolean {
+  return Atomics.load(data.stop, 0) === 1;
+}
 
 function nextRequests(): readonly CodecRequest[] | undefined {
   return port === null ? undefined : (receiveMessageOnPort(port)?.message as readonly CodecRequest[] | undefined);

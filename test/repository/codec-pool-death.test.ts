@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { keyFromHex } from '../../appliance/core/content-id.ts';
 import { MapReader } from '../../appliance/volume/map-reader.ts';
+import { POISON } from '../support/codec-death.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
@@ -60,12 +61,11 @@ test('nothing is written to a place whose read has failed, by the threads that l
   });
   await Promise.resolve();
   assert.equal(workers.size, 2);
-  for (const worker of workers) {
-    await worker.terminate();
-    break;
-  }
+  const exits = [...workers].map((worker) => new Promise<void>((resolve) => worker.on('exit', () => resolve())));
+  const [victim] = workers;
+  victim?.postMessage(POISON);
   await Promise.all(reads);
-  await Promise.all([...workers].map((worker) => worker.terminate()));
+  await Promise.all(exits);
   assert.ok(failed > 0, 'reads were under way');
   const spoiled = places.filter((place) => place.includes(MARK) && !place.every((byte) => byte === MARK));
   assert.equal(spoiled.length, 0);

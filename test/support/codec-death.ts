@@ -10,18 +10,20 @@ const when = process.env['CODEC_DEATH'];
 const { prototype } = Worker;
 const send = Object.getOwnPropertyDescriptor(prototype, 'postMessage')?.value as (this: Worker, work: unknown) => void;
 const known = new Set<Worker>();
+/** Not a list of jobs: the thread dies of it. `terminate` in the middle of a native call would end the whole process. */
+export const POISON = 42;
 
 if (isMainThread) {
   Object.defineProperty(prototype, 'postMessage', {
     value(this: Worker, work: unknown): void {
       known.add(this);
+      if (when === 'at-work') send.call(this, POISON);
       send.call(this, work);
-      if (when === 'at-work') void this.terminate();
     },
   });
   if (when === 'at-signal') {
     process.on('SIGUSR2', () => {
-      for (const worker of known) void worker.terminate();
+      for (const worker of known) send.call(worker, POISON);
     });
   }
 }
