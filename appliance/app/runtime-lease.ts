@@ -2,7 +2,7 @@
 import { lstat, readdir, readFile, rm, rmdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { isListening } from '../api/control-socket.ts';
-import { writeDurably } from '../core/durable-file.ts';
+import { removeStaleTemporaries, writeDurably } from '../core/durable-file.ts';
 import { hasCode, systemErrorCode } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
 import { storageError } from '../core/file-system.ts';
@@ -37,6 +37,7 @@ export class RuntimeLease implements AsyncDisposable {
     const lock = await FileLock.acquire(join(path, LOCK_NAME));
     const lease = new RuntimeLease(path, lock);
     try {
+      await removeStaleTemporaries(path);
       await writeDurably(join(path, STATE_NAME), state.path);
       return lease;
     } catch (error) {

@@ -50,6 +50,16 @@ test('goes with its release, unless something else is in it', async (t) => {
   assert.deepEqual(await readdir(again.path), ['left']);
 });
 
+test('what a killed process left half-written in it is removed by the next that takes it', async (t) => {
+  const state = await longState(t, 'a');
+  await mkdir(state.runtimePath);
+  await writeFile(join(state.runtimePath, '.temporary-0123456789abcdef'), 'half a no');
+  const lease = await RuntimeLease.take(state);
+  assert.deepEqual((await readdir(lease.path)).sort(), ['lock', 'state']);
+  await lease[Symbol.asyncDispose]();
+  assert.equal(await isThere(lease.path), false);
+});
+
 test('one whose state directory is gone is removed by the next start of another; others stay', async (t) => {
   const own = await longState(t, 'own');
   const gone = await longState(t, 'gone');

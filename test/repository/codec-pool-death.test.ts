@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { Worker } from 'node:worker_threads';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
-import { keyFromHex } from '../../appliance/core/content-id.ts';
+import { type ContentKey, keyFromHex } from '../../appliance/core/content-id.ts';
 import { MapReader } from '../../appliance/volume/map-reader.ts';
 import { POISON } from '../support/codec-death.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
@@ -48,7 +48,7 @@ test('nothing is written to a place whose read has failed, by the threads that l
   const wanted = Array.from({ length: ROUNDS }, () => keys).flat();
   const places = wanted.map(() => Buffer.from(new SharedArrayBuffer(CHUNK)));
   let failed = 0;
-  const reads = wanted.map(async (key, n) => {
+  const read = async (key: ContentKey, n: number): Promise<void> => {
     const place = places[n];
     assert.ok(place !== undefined);
     try {
@@ -58,13 +58,16 @@ test('nothing is written to a place whose read has failed, by the threads that l
       place.fill(MARK);
       failed += 1;
     }
-  });
+  };
+  const half = wanted.length / 2;
+  const first = wanted.slice(0, half).map((key, n) => read(key, n));
   await Promise.resolve();
   assert.equal(workers.size, 2);
   const exits = [...workers].map((worker) => new Promise<void>((resolve) => worker.on('exit', () => resolve())));
   const [victim] = workers;
   victim?.postMessage(POISON);
-  await Promise.all(reads);
+  const second = wanted.slice(half).map((key, n) => read(key, half + n));
+  await Promise.all([...first, ...second]);
   await Promise.all(exits);
   assert.ok(failed > 0, 'reads were under way');
   const spoiled = places.filter((place) => place.includes(MARK) && !place.every((byte) => byte === MARK));
