@@ -12,6 +12,7 @@ import { toApplianceError } from './errors.ts';
 import { jobOperations } from './job-operations.ts';
 import type { CallReply, CallRequest, CallWorkerData, EventCallbacks, WireError } from './protocol.ts';
 import { type Handlers, LibvirtCallError, Session } from './session.ts';
+import { storageOperations } from './storage-operations.ts';
 import { toWireError } from './wire-error.ts';
 
 /**
@@ -26,6 +27,7 @@ const handlers: Handlers = {
   ...blockJobOperations,
   ...checkpointOperations,
   ...agentOperations,
+  ...storageOperations,
 };
 
 const port = parentPort;

@@ -11,6 +11,7 @@ import type {
   OperationArgs,
   OperationName,
   OperationResult,
+  StoragePool,
   StorageVolume,
 } from './protocol.ts';
 
@@ -142,6 +143,21 @@ export class LibvirtConnection implements AsyncDisposable {
   /** Path and XML of a volume that a disk names by pool and volume. Throws VOLUME_NOT_FOUND. */
   async storageVolume(pool: string, volume: string, options?: CallOptions): Promise<StorageVolume> {
     return await this.call('storageVolume', { pool, volume }, options);
+  }
+
+  /** Looks at what is in a pool now. Throws VOLUME_NOT_FOUND; DOMAIN_WRONG_STATE when it is not active. */
+  async storagePool(pool: string, options?: CallOptions): Promise<StoragePool> {
+    return await this.call('storagePool', { pool }, options);
+  }
+
+  /** Throws VOLUME_NOT_FOUND, TARGET_EXISTS, LIBVIRT_FAILED. */
+  async createVolume(pool: string, xml: string, options?: CallOptions): Promise<StorageVolume> {
+    return await this.call('createVolume', { pool, xml }, options);
+  }
+
+  /** Throws VOLUME_NOT_FOUND. */
+  async deleteVolume(pool: string, volume: string, options?: CallOptions): Promise<void> {
+    await this.call('deleteVolume', { pool, volume }, options);
   }
 
   /** Resolves with the first event of that name that `accept` takes. Throws TIMED_OUT, ABORTED, LIBVIRT_CONNECTION_LOST. */

@@ -59,6 +59,7 @@ export const VIR_ERR = {
   accessDenied: 88,
   xmlInvalidSchema: 92,
   authUnavailable: 94,
+  storageVolumeExists: 90,
   agentUnsynced: 97,
   noCheckpoint: 103,
   noBackup: 104,

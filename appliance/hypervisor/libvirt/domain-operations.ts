@@ -14,6 +14,9 @@ type DomainOperation =
   | 'shutdown'
   | 'suspend'
   | 'resume'
+  | 'setAutostart'
+  | 'removeMetadata'
+  | 'rename'
   | 'changeDevice'
   | 'screenshot'
   | 'blockInfo'
@@ -24,6 +27,8 @@ const BLOCK_INFO_LENGTH = 24;
 const SCREENSHOT_CHUNK_BYTES = 256 * 1024;
 /** An 8K screen as a plain PPM has 100 MB. */
 const MAX_SCREENSHOT_BYTES = 256 * 1024 * 1024;
+/** VIR_DOMAIN_METADATA_ELEMENT. */
+const METADATA_ELEMENT = 2;
 /** virDomainBlockResizeFlags: the size is in bytes. */
 const RESIZE_IN_BYTES = 1;
 
@@ -53,6 +58,15 @@ export const domainOperations: Handlers<DomainOperation> = {
     command(session, uuid, (domain) => session.api.virDomainShutdownFlags(domain, flags)),
   suspend: (session, { uuid }) => command(session, uuid, (domain) => session.api.virDomainSuspend(domain)),
   resume: (session, { uuid }) => command(session, uuid, (domain) => session.api.virDomainResume(domain)),
+
+  setAutostart: (session, { uuid, isOn }) =>
+    command(session, uuid, (domain) => session.api.virDomainSetAutostart(domain, isOn ? 1 : 0)),
+  removeMetadata: (session, { uuid, namespace, flags }) =>
+    command(session, uuid, (domain) =>
+      session.api.virDomainSetMetadata(domain, METADATA_ELEMENT, null, null, namespace, flags),
+    ),
+  rename: (session, { uuid, name }) =>
+    command(session, uuid, (domain) => session.api.virDomainRename(domain, name, 0)),
 
   changeDevice: (session, { uuid, change, xml, flags }) => {
     const { api } = session;

@@ -151,6 +151,27 @@ export class Domain implements DomainIdentity {
     await this.#caller.call('resume', { uuid: this.uuid }, options);
   }
 
+  /** Whether libvirt starts it when the host starts. */
+  async setAutostart(isOn: boolean, options?: CallOptions): Promise<void> {
+    await this.#caller.call('setAutostart', { uuid: this.uuid, isOn }, options);
+  }
+
+  /** Takes the element of a namespace out of `<metadata>`, of the running domain or of its definition. */
+  async removeMetadata(
+    namespace: string,
+    affects: readonly ('live' | 'config')[],
+    options?: CallOptions,
+  ): Promise<void> {
+    const flags = affects.reduce((sum, where) => sum | DEVICE_AFFECT[where], 0);
+    await this.#caller.call('removeMetadata', { uuid: this.uuid, namespace, flags }, options);
+  }
+
+  /** Only while it is shut off. Throws DOMAIN_WRONG_STATE, DOMAIN_EXISTS. */
+  async rename(name: string, options?: CallOptions): Promise<Domain> {
+    await this.#caller.call('rename', { uuid: this.uuid, name }, options);
+    return new Domain(this.#caller, { uuid: this.uuid, name });
+  }
+
   async changeDevice({ change, xml, affects }: DeviceChange, options?: CallOptions): Promise<void> {
     const flags = affects.reduce((sum, where) => sum | DEVICE_AFFECT[where], 0);
     await this.#caller.call('changeDevice', { uuid: this.uuid, change, xml, flags }, options);

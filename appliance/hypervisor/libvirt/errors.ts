@@ -44,6 +44,7 @@ const BY_NUMBER: Readonly<Record<number, ErrorCode>> = {
   [VIR_ERR.resourceBusy]: 'DOMAIN_BUSY',
   [VIR_ERR.noStoragePool]: 'VOLUME_NOT_FOUND',
   [VIR_ERR.noStorageVolume]: 'VOLUME_NOT_FOUND',
+  [VIR_ERR.storageVolumeExists]: 'TARGET_EXISTS',
   [VIR_ERR.noCheckpoint]: 'CHECKPOINT_NOT_FOUND',
   [VIR_ERR.noBackup]: 'NO_BACKUP_JOB',
   [VIR_ERR.checkpointInconsistent]: 'CHECKPOINT_INCONSISTENT',

@@ -42,6 +42,9 @@ export interface LibvirtApi {
   virDomainGetUUIDString(domain: Handle, text: Buffer): number;
   virDomainIsPersistent(domain: Handle): number;
   virDomainIsActive(domain: Handle): number;
+  virDomainSetAutostart(domain: Handle, isOn: number): number;
+  virDomainSetMetadata(d: Handle, type: number, xml: string | null, key: string | null, uri: string, f: number): number;
+  virDomainRename(domain: Handle, name: string, flags: number): number;
   virDomainGetXMLDesc(domain: Handle, flags: number): string | null;
   virDomainGetState(domain: Handle, state: Buffer, reason: Buffer, flags: number): number;
   virDomainDefineXMLFlags(connection: Handle, xml: string, flags: number): Handle;
@@ -88,6 +91,11 @@ export interface LibvirtApi {
 
   virStoragePoolLookupByName(connection: Handle, name: string): Handle;
   virStoragePoolFree(pool: Handle): number;
+  virStoragePoolRefresh(pool: Handle, flags: number): number;
+  virStoragePoolGetInfo(pool: Handle, info: Buffer): number;
+  virStoragePoolGetXMLDesc(pool: Handle, flags: number): string | null;
+  virStorageVolCreateXML(pool: Handle, xml: string, flags: number): Handle;
+  virStorageVolDelete(volume: Handle, flags: number): number;
   virStorageVolLookupByName(pool: Handle, name: string): Handle;
   virStorageVolGetXMLDesc(volume: Handle, flags: number): string | null;
   virStorageVolGetPath(volume: Handle): string | null;
@@ -137,6 +145,9 @@ const SIGNATURES: Readonly<Record<keyof LibvirtApi, string>> = {
   virDomainGetUUIDString: 'int(p,b)',
   virDomainIsPersistent: 'int(p)',
   virDomainIsActive: 'int(p)',
+  virDomainSetAutostart: 'int(p,int)',
+  virDomainSetMetadata: 'int(p,int,s,s,s,uint)',
+  virDomainRename: 'int(p,s,uint)',
   virDomainGetXMLDesc: 'str!(p,uint)',
   virDomainGetState: 'int(p,b,b,uint)',
   virDomainDefineXMLFlags: 'p(p,s,uint)',
@@ -179,6 +190,11 @@ const SIGNATURES: Readonly<Record<keyof LibvirtApi, string>> = {
   virNetworkFree: 'int(p)',
   virStoragePoolLookupByName: 'p(p,s)',
   virStoragePoolFree: 'int(p)',
+  virStoragePoolRefresh: 'int(p,uint)',
+  virStoragePoolGetInfo: 'int(p,b)',
+  virStoragePoolGetXMLDesc: 'str!(p,uint)',
+  virStorageVolCreateXML: 'p(p,s,uint)',
+  virStorageVolDelete: 'int(p,uint)',
   virStorageVolLookupByName: 'p(p,s)',
   virStorageVolGetXMLDesc: 'str!(p,uint)',
   virStorageVolGetPath: 'str!(p)',

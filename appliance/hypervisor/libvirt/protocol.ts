@@ -92,6 +92,15 @@ export interface StorageVolume {
   readonly xml: string;
 }
 
+export interface StoragePool {
+  /** `dir`, `fs`, `netfs`, `logical`, … */
+  readonly type: string;
+  /** Bytes that new volumes can take. */
+  readonly availableBytes: number;
+  /** The directory of its volumes, where it has one. */
+  readonly path: string | null;
+}
+
 export interface Screenshot {
   readonly mimeType: string;
   readonly bytes: Uint8Array;
@@ -109,6 +118,9 @@ export interface Operations {
   /** Names of the active networks. */
   activeNetworks(): string[];
   storageVolume(args: { readonly pool: string; readonly volume: string }): StorageVolume;
+  storagePool(args: { readonly pool: string }): StoragePool;
+  createVolume(args: { readonly pool: string; readonly xml: string }): StorageVolume;
+  deleteVolume(args: { readonly pool: string; readonly volume: string }): void;
 
   domainXml(args: { readonly uuid: string; readonly flags: number }): string;
   domainState(args: { readonly uuid: string }): DomainState;
@@ -119,6 +131,9 @@ export interface Operations {
   shutdown(args: { readonly uuid: string; readonly flags: number }): void;
   suspend(args: { readonly uuid: string }): void;
   resume(args: { readonly uuid: string }): void;
+  setAutostart(args: { readonly uuid: string; readonly isOn: boolean }): void;
+  removeMetadata(args: { readonly uuid: string; readonly namespace: string; readonly flags: number }): void;
+  rename(args: { readonly uuid: string; readonly name: string }): void;
   changeDevice(args: {
     readonly uuid: string;
     readonly change: 'attach' | 'update' | 'detach';
