@@ -75,7 +75,7 @@ export function firstDifference(a: Buffer, b: Buffer): number | undefined {
 }
 
 /** Extents over the longer size: `zero` where both are, `data` elsewhere. */
-async function* pairedExtents(a: BlockDevice, b: BlockDevice): AsyncGenerator<Extent, void, undefined> {
+export async function* pairedExtents(a: BlockDevice, b: BlockDevice): AsyncGenerator<Extent, void, undefined> {
   const sizeBytes = Math.max(a.sizeBytes, b.sizeBytes);
   const whole: Range = { offset: 0, length: sizeBytes };
   const right = paddedExtents(b, whole);

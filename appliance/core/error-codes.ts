@@ -290,6 +290,16 @@ export const ERROR_CODES = {
     exit: 'failed',
     hint: 'The point is unchanged; see the message of the hypervisor.',
   },
+  MIGRATION_FAILED: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'The machine goes on running from the appliance; nothing is left at the target.',
+  },
+  MIGRATION_UNFINISHED: {
+    retry: 'after-repair',
+    exit: 'busy',
+    hint: 'Some of its disks have moved, others have not. `understudy migrate NAME` finishes it.',
+  },
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;
 

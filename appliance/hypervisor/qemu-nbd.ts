@@ -15,6 +15,8 @@ export interface QemuNbdOptions {
   readonly bitmap?: string;
   /** Take writes; default is read-only. */
   readonly isWritable?: boolean;
+  /** Read an image file that a running machine has open: what it says of places that the machine changes may be old. */
+  readonly isShared?: boolean;
 }
 
 const START_TIMEOUT_MS = 15_000;
@@ -47,13 +49,13 @@ export class QemuNbd implements AsyncDisposable {
   }
 
   static async start(options: QemuNbdOptions): Promise<QemuNbd> {
-    const args = ['--persistent', '--shared=8', '--format', options.format, '--socket', options.socketPath];
+    const args = ['--persistent', '--shared=8', ...imageArguments(options), '--socket', options.socketPath];
     args.push('--export-name', options.exportName, '--cache=none', '--aio=threads');
     if (options.isWritable === true) args.push('--discard=unmap', '--detect-zeroes=off');
     else args.push('--read-only');
     if (options.bitmap !== undefined) args.push('--bitmap', options.bitmap);
     // It must not outlive us: it locks the image, and the machine could not be started.
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-nbd', ...args, options.path], {
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-nbd', ...args, imageOperand(options)], {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     const failed = Promise.withResolvers<never>();
@@ -99,6 +101,19 @@ export class QemuNbd implements AsyncDisposable {
       await delay(POLL_MS);
     }
   }
+}
+
+function imageArguments({ isShared, format }: QemuNbdOptions): string[] {
+  return isShared === true ? ['--image-opts'] : ['--format', format];
+}
+
+/**
+ * qemu-nbd has no option for sharing; the image's own options have. A mirror's target is locked against all readers, so
+ * locks are left out. A comma in a value is doubled.
+ */
+function imageOperand({ isShared, format, path }: QemuNbdOptions): string {
+  if (isShared !== true) return path;
+  return `driver=${format},force-share=on,file.driver=file,file.locking=off,file.filename=${path.replaceAll(',', ',,')}`;
 }
 
 function answers(socketPath: string): Promise<boolean> {

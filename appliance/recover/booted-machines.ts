@@ -8,6 +8,9 @@ import type { JournalMoment, RecoverableState } from '../volume/recoverable-stat
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { checkIsLocal } from './local-hypervisor.ts';
 import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
+import type { MigrateRequest } from './migration-plan.ts';
+import { type MigrateReport, Migrations } from './migrations.ts';
+import { PendingNames } from './pending-names.ts';
 import { DOMAIN_ATTACHMENT } from './point-content.ts';
 import type { PointUse } from './point-use.ts';
 import { ResumeWatch } from './resume-watch.ts';
@@ -65,6 +68,7 @@ export interface RestoredSessions {
   readonly problems: readonly string[];
 }
 
+const UNHEARD = { onNotice: (): undefined => undefined, onProgress: (): undefined => undefined };
 const NAME_DIGITS = 8;
 
 /**
@@ -79,6 +83,8 @@ export class BootedMachines implements AsyncDisposable {
   readonly #registry: SessionRegistry;
   readonly #disks: SessionDisks;
   readonly #machines: SessionMachines;
+  readonly #names: PendingNames;
+  readonly #migrations: Migrations;
   readonly #watch: ResumeWatch;
   readonly #use: PointUse;
 
@@ -89,7 +95,18 @@ export class BootedMachines implements AsyncDisposable {
     this.#registry = new SessionRegistry(this.#store, use);
     this.#disks = new SessionDisks(parts, this.#store);
     this.#machines = new SessionMachines(parts.connectLibvirt, parts.repository.config.id);
-    this.#watch = new ResumeWatch(this.#registry, this.#machines, () => parts.clock.elapsedMs());
+    this.#names = new PendingNames(parts.stateDirectory, parts.connectLibvirt);
+    this.#watch = new ResumeWatch({ registry: this.#registry, machines: this.#machines, names: this.#names }, () =>
+      parts.clock.elapsedMs(),
+    );
+    this.#migrations = new Migrations({
+      parts,
+      store: this.#store,
+      registry: this.#registry,
+      disks: this.#disks,
+      machines: this.#machines,
+      names: this.#names,
+    });
   }
 
   /** Learns which sessions there are, so that their points count as used. @throws ApplianceError IO_FAILED, REPOSITORY_FORMAT */
@@ -121,7 +138,7 @@ export class BootedMachines implements AsyncDisposable {
       await this.#disks.open(session);
       return `${session.name} is served again.`;
     });
-    await forAll((session) => this.#finish(session));
+    await forAll((session) => this.#finish(session, (notice) => problems.push(notice)));
     this.#watch.start();
     return { restored, problems };
   }
@@ -187,12 +204,7 @@ export class BootedMachines implements AsyncDisposable {
    */
   async stop(name: string, isDiscarded: boolean): Promise<StopReport> {
     return this.#registry.exclusively(name, async () => {
-      const session = this.#registry.find(name);
-      if (session === undefined) {
-        throw new ApplianceError('MACHINE_NOT_FOUND', `there is no booted machine ${name}`, {
-          hint: 'List them with `understudy booted`.',
-        });
-      }
+      const session = this.#known(name);
       const writtenBytes = await this.#writtenBytes(session);
       const report = { name, discarded: isDiscarded, writtenBytes };
       const kept = `what it had written is kept, and \`understudy boot\` under the same name goes on from it`;
@@ -201,8 +213,27 @@ export class BootedMachines implements AsyncDisposable {
         return { ...report, outcome: `${name} is gone with what it had written; the recovery point is as it was.` };
       }
       if (session.phase === 'kept') return { ...report, outcome: `${name} was stopped already; ${kept}.` };
-      await this.#keep(session);
+      await this.#keep(await this.#unmoved(session));
       return { ...report, outcome: `${name} was switched off; ${kept}.` };
+    });
+  }
+
+  /**
+   * Moves the disks of a booted machine to production storage while it runs; it is not ours afterwards.
+   * @throws ApplianceError MACHINE_NOT_FOUND, LOCKED, DOMAIN_WRONG_STATE, and as `Migrations.migrate`
+   */
+  async migrate(request: MigrateRequest, context: RecoverContext): Promise<MigrateReport> {
+    return this.#registry.exclusively(request.name, async () => {
+      const session = this.#known(request.name);
+      if (session.phase !== 'running') {
+        throw new ApplianceError('DOMAIN_WRONG_STATE', `${session.name} is stopped; a machine is moved while it runs`, {
+          hint: 'Start it with `understudy boot` first, or restore the point.',
+        });
+      }
+      await this.#disks.open(session, context.signal);
+      const report = await this.#migrations.migrate(session, request, context);
+      this.#watch.start();
+      return report;
     });
   }
 
@@ -214,6 +245,21 @@ export class BootedMachines implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #known(name: string): Session {
+    const session = this.#registry.find(name);
+    if (session !== undefined) return session;
+    throw new ApplianceError('MACHINE_NOT_FOUND', `there is no booted machine ${name}`, {
+      hint: 'List them with `understudy booted`.',
+    });
+  }
+
+  /** The session, with all of its disks here. @throws ApplianceError MIGRATION_UNFINISHED; those of libvirt */
+  async #unmoved(session: Session): Promise<Session> {
+    const settled = await this.#migrations.settle(session, UNHEARD);
+    if (settled.kind === 'back') return settled.session;
+    throw new ApplianceError('MIGRATION_UNFINISHED', settled.sentence);
   }
 
   async #newSession(name: string, request: BootRequest, connection: LibvirtConnection): Promise<Session> {
@@ -240,7 +286,8 @@ export class BootedMachines implements AsyncDisposable {
     };
   }
 
-  async #resumed(session: Session, request: BootRequest, connection: LibvirtConnection): Promise<Session> {
+  async #resumed(known: Session, request: BootRequest, connection: LibvirtConnection): Promise<Session> {
+    const session = await this.#unmoved(known);
     const exists = (why: string): ApplianceError =>
       new ApplianceError('DOMAIN_EXISTS', `${session.name} ${why}`, {
         hint: `Choose another name with --as, or give it up with \`understudy stop ${session.name} --discard\`.`,
@@ -284,7 +331,7 @@ export class BootedMachines implements AsyncDisposable {
   /** After a failed boot: as it was before. What cannot be undone now is undone at the next start, or by `stop`. */
   async #undo(session: Session, because: unknown): Promise<void> {
     try {
-      await this.#finish(session);
+      await this.#finish(session, () => undefined);
     } catch (error) {
       throw new ApplianceError('BOOT_FAILED', `${session.name} cannot be started, and not be removed again either`, {
         cause: new AggregateError([because, error], `${toError(because).message}; ${toError(error).message}`),
@@ -294,7 +341,7 @@ export class BootedMachines implements AsyncDisposable {
   }
 
   /** Brings a session out of a middle phase. A sentence about what was done, if anything was. */
-  async #finish(session: Session): Promise<string | undefined> {
+  async #finish(session: Session, onNotice: (sentence: string) => void): Promise<string | undefined> {
     switch (session.phase) {
       case 'starting':
       case 'discarding':
@@ -305,6 +352,8 @@ export class BootedMachines implements AsyncDisposable {
         await this.#keep(session);
         return `${session.name} was interrupted while it was ${session.phase}; it is stopped and kept.`;
       case 'running':
+        if (session.migration === undefined) return undefined;
+        return (await this.#migrations.settle(session, { onNotice, onProgress: () => undefined })).sentence;
       case 'kept':
         return undefined;
     }
@@ -326,6 +375,7 @@ export class BootedMachines implements AsyncDisposable {
       if (!hasCode(error, 'NO_SPACE')) throw error;
     }
     if (session.phase !== 'kept') await this.#machines.remove(session);
+    await this.#migrations.removeTargets(session, UNHEARD.onNotice);
     await this.#disks.remove(session);
     await this.#registry.forget(session);
   }

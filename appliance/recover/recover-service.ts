@@ -12,6 +12,8 @@ import {
   type StopReport,
 } from './booted-machines.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
+import type { MigrateRequest } from './migration-plan.ts';
+import type { MigrateReport } from './migrations.ts';
 import { findAttachment, openPointDevice, selectDisk } from './point-content.ts';
 import { type ExportReport, type ExportRequest, PointExports } from './point-exports.ts';
 import { PointUse } from './point-use.ts';
@@ -95,6 +97,11 @@ export class RecoverService implements AsyncDisposable {
   /** See `BootedMachines.stop`. */
   stop(name: string, isDiscarded: boolean): Promise<StopReport> {
     return this.#machines.stop(name, isDiscarded);
+  }
+
+  /** See `BootedMachines.migrate`. */
+  migrate(request: MigrateRequest, context: RecoverContext): Promise<MigrateReport> {
+    return this.#machines.migrate(request, context);
   }
 
   /** See `BootedMachines.restoreSessions`. Once, when the service starts; not in a process that works for one command. */

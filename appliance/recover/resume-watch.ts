@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../core/errors.ts';
+import type { PendingNames } from './pending-names.ts';
 import type { SessionMachines } from './session-machines.ts';
 import type { SessionRegistry } from './session-registry.ts';
+import type { Session } from './session-store.ts';
+
+interface Watched {
+  readonly registry: SessionRegistry;
+  readonly machines: SessionMachines;
+  readonly names: PendingNames;
+}
 
 const TICK_MS = 500;
 const FIRST_WAIT_MS = 250;
@@ -16,15 +24,17 @@ const LONGEST_WAIT_MS = 8_000;
 export class ResumeWatch {
   readonly #registry: SessionRegistry;
   readonly #machines: SessionMachines;
+  readonly #names: PendingNames;
   readonly #elapsedMs: () => number;
   readonly #waits = new Map<string, { waitMs: number; untilMs: number }>();
   #timer: NodeJS.Timeout | undefined;
   #tick: Promise<void> = Promise.resolve();
   #isClosed = false;
 
-  constructor(registry: SessionRegistry, machines: SessionMachines, elapsedMs: () => number) {
-    this.#registry = registry;
-    this.#machines = machines;
+  constructor(watched: Watched, elapsedMs: () => number) {
+    this.#registry = watched.registry;
+    this.#machines = watched.machines;
+    this.#names = watched.names;
     this.#elapsedMs = elapsedMs;
   }
 
@@ -47,8 +57,9 @@ export class ResumeWatch {
   }
 
   async #look(): Promise<void> {
+    await this.#lookAtNames();
     for (const session of this.#registry.all()) {
-      if (this.#isClosed || session.phase !== 'running' || this.#registry.isBusy(session.name)) continue;
+      if (this.#isClosed || session.phase !== 'running' || !this.#mayResume(session)) continue;
       const wait = this.#waits.get(session.id);
       if (wait !== undefined && this.#elapsedMs() < wait.untilMs) continue;
       try {
@@ -60,6 +71,20 @@ export class ResumeWatch {
         if (!(error instanceof ApplianceError)) throw error;
         this.#slowDown(session.id, wait?.waitMs);
       }
+    }
+  }
+
+  /** A migration takes long, and its guest is not to wait for the end of it. */
+  #mayResume(session: Session): boolean {
+    return !this.#registry.isBusy(session.name) || session.migration !== undefined;
+  }
+
+  async #lookAtNames(): Promise<void> {
+    try {
+      await this.#names.look();
+    } catch (error) {
+      // libvirt does not answer: later.
+      if (!(error instanceof ApplianceError)) throw error;
     }
   }
 

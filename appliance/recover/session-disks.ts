@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { MarkedDevice } from '../block/marked-device.ts';
 import { storageError } from '../core/file-system.ts';
+import { invariant } from '../core/invariant.ts';
 import { letQemuConnect } from '../hypervisor/libvirt/qemu-access.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
 import type { RecoverParts } from './context.ts';
@@ -15,6 +17,7 @@ const DRAIN_MS = 5_000;
 
 interface Served {
   readonly overlay: Overlay;
+  readonly devices: ReadonlyMap<string, MarkedDevice>;
   readonly server: NbdServer;
 }
 
@@ -48,14 +51,14 @@ export class SessionDisks {
     if (session.phase === 'starting') await this.#fill(session, overlay, signal);
     const path = this.socketPathOf(session);
     const server = undo.use(await NbdServer.listen({ listen: { kind: 'unix', path }, clock }));
-    for (const disk of point.disks) {
-      const name = exportNameOf(session, disk.name);
-      server.addExport({ name, device: overlay.device(disk), description: `${session.name} ${disk.name}` });
+    const devices = new Map(point.disks.map((disk) => [disk.name, new MarkedDevice(overlay.device(disk))] as const));
+    for (const [disk, device] of devices) {
+      server.addExport({ name: exportNameOf(session, disk), device, description: `${session.name} ${disk}` });
     }
     // Last of all: whoever waits for it finds everything in its place.
     await letQemuConnect(path, session.qemuOwner);
     undo.move();
-    this.#open.set(session.id, { overlay, server });
+    this.#open.set(session.id, { overlay, devices, server });
   }
 
   /** Ends the exports of a session and closes its log. Idempotent. */
@@ -69,6 +72,13 @@ export class SessionDisks {
     } catch (error) {
       throw storageError(error, 'remove', path);
     }
+  }
+
+  /** The device behind an export of a session that is served; it is not the caller's to close. */
+  device(session: Session, disk: string): MarkedDevice {
+    const device = this.#open.get(session.id)?.devices.get(disk);
+    invariant(device !== undefined, 'a session that is served has all of its disks');
+    return device;
   }
 
   socketPathOf(session: Session): string {

@@ -9,6 +9,7 @@ import { invariant } from '../core/invariant.ts';
 import type { QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { JournalMoment } from '../volume/recoverable-state.ts';
+import type { MigrationRecord } from './migration-record.ts';
 import { removeTree } from './point-exports.ts';
 
 /**
@@ -37,6 +38,8 @@ export interface Session {
   readonly startedAt: string;
   /** Who its QEMU runs as, when that is another user than ours (`qemu:///system`). */
   readonly qemuOwner?: QemuOwner;
+  /** While its disks are being moved to production storage, and after an interruption of that. */
+  readonly migration?: MigrationRecord;
 }
 
 interface StoredSession extends Session {

@@ -36,6 +36,14 @@ export function setMarker(domain: XmlElement, marker: DomainMarker): void {
   );
 }
 
+/** Takes the marker out, and `<metadata>` with it when nothing else is in there. */
+export function removeMarker(domain: XmlElement): void {
+  const metadata = find(domain, 'metadata');
+  if (metadata === undefined) return;
+  for (const entry of childrenOf(metadata).filter(isMarker)) removeChild(metadata, entry);
+  if (childrenOf(metadata).length === 0) removeChild(domain, metadata);
+}
+
 function addMetadata(domain: XmlElement): XmlElement {
   const metadata = element('metadata');
   const before = domain.children.findIndex((child) => 'name' in child && child.name === 'memory');

@@ -65,8 +65,7 @@ export const domainOperations: Handlers<DomainOperation> = {
     command(session, uuid, (domain) =>
       session.api.virDomainSetMetadata(domain, METADATA_ELEMENT, null, null, namespace, flags),
     ),
-  rename: (session, { uuid, name }) =>
-    command(session, uuid, (domain) => session.api.virDomainRename(domain, name, 0)),
+  rename: (session, { uuid, name }) => command(session, uuid, (domain) => session.api.virDomainRename(domain, name, 0)),
 
   changeDevice: (session, { uuid, change, xml, flags }) => {
     const { api } = session;

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+import { setTimeout as delay } from 'node:timers/promises';
+import type { MarkedDevice } from '../block/marked-device.ts';
+import { throwIfAborted } from '../block/pipeline.ts';
+import { ApplianceError, hasCode } from '../core/errors.ts';
+import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
+import type { Domain } from '../hypervisor/libvirt/domain.ts';
+import type { BlockJobInfo } from '../hypervisor/libvirt/protocol.ts';
+import { attributeOf, childrenOf, element, find, formatXml, parseXml } from '../hypervisor/libvirt/xml.ts';
+import type { RecoverContext } from './context.ts';
+import type { MadeTarget, MigrationTarget } from './migration-record.ts';
+
+/** A disk that is being moved: its new storage, and the device that the machine has it from until then. */
+export interface MovingDisk {
+  readonly target: MadeTarget;
+  readonly device: MarkedDevice;
+}
+
+export interface CopyOptions {
+  readonly domain: Domain;
+  readonly disks: readonly MovingDisk[];
+  readonly bandwidthBytes: number | undefined;
+  /** Guest writes go to both places at once, so that the copy catches up with any guest. */
+  readonly isSynchronous: boolean;
+  /** Room at the target, to tell why a copy failed. */
+  readonly freeBytes: () => Promise<number>;
+  readonly context: RecoverContext;
+}
+
+/** What libvirt says of a disk. */
+export interface DiskPlace {
+  readonly isMoved: boolean;
+  /** A copy to our target is running, whatever its state. */
+  readonly isCopying: boolean;
+}
+
+const POLL_MS = 250;
+/** A file system with less than this is what a copy failed for: QEMU writes up to 1 MiB at a time. */
+const FULL_BYTES: number = 2 * 1024 * 1024;
+
+/** Copies of guest writes to both places: libvirt 8.0, QEMU 3.0. */
+export async function canCopySynchronously(connection: LibvirtConnection): Promise<boolean> {
+  const { library, hypervisor, client } = await connection.versions();
+  return library[0] >= 8 && client[0] >= 8 && hypervisor[0] >= 3;
+}
+
+/** Where the disks are, by the XML of the running machine or, of one that is off, its definition. */
+export function readPlaces(xml: string, targets: readonly MigrationTarget[]): Map<string, DiskPlace> {
+  const places = new Map<string, DiskPlace>();
+  for (const disk of childrenOf(find(parseXml(xml), 'devices'), 'disk')) {
+    const name = attributeOf(find(disk, 'target'), 'dev');
+    const target = targets.find((candidate) => candidate.disk === name);
+    if (target?.path === undefined) continue;
+    places.set(target.disk, {
+      isMoved: attributeOf(find(disk, 'source'), 'file') === target.path,
+      isCopying: attributeOf(find(disk, 'mirror/source'), 'file') === target.path,
+    });
+  }
+  return places;
+}
+
+/**
+ * Copies all disks at once, while the machine runs, and settles when every copy is equal and kept so. The jobs run on
+ * after an error, too: whoever called ends them.
+ * @throws ApplianceError ABORTED, NO_SPACE, DOMAIN_GONE, DOMAIN_BUSY, MIGRATION_FAILED, those of libvirt
+ */
+export async function copyDisks(options: CopyOptions): Promise<void> {
+  const { domain, disks, bandwidthBytes, context } = options;
+  for (const { target } of disks) {
+    throwIfAborted(context.signal);
+    await domain.blockCopy({
+      disk: target.disk,
+      destinationXml: destinationXml(target),
+      params: bandwidthBytes === undefined ? {} : { bandwidthBytes },
+      reusesDestination: true,
+      isTransient: true,
+      isSynchronous: options.isSynchronous,
+    });
+  }
+  while (!(await look(options))) {
+    throwIfAborted(context.signal);
+    await delay(POLL_MS, undefined, { signal: context.signal }).catch(() => undefined);
+    throwIfAborted(context.signal);
+  }
+}
+
+/** Whether every copy is ready now. @throws ApplianceError as `copyDisks` when one has ended */
+export async function areCopiesReady(options: CopyOptions): Promise<boolean> {
+  return (await readJobs(options)).every(({ job }) => isReady(job));
+}
+
+/** Ends the copies of disks that have not moved, and waits until they are gone. Errors are libvirt's. */
+export async function endCopies(domain: Domain, targets: readonly MigrationTarget[]): Promise<void> {
+  const { state } = await domain.state();
+  if (state === 'shut-off' || state === 'crashed') return;
+  const places = readPlaces(await domain.xml(), targets);
+  for (const { disk } of targets) {
+    if (places.get(disk)?.isCopying !== true) continue;
+    try {
+      await domain.abortBlockJob(disk);
+    } catch (error) {
+      // It ended by itself, or the machine did.
+      if (!hasCode(error, 'NO_BLOCK_JOB', 'DOMAIN_WRONG_STATE')) throw error;
+    }
+  }
+}
+
+/** One look at all copies: tells how far they are, and settles with whether all are ready. */
+async function look(options: CopyOptions): Promise<boolean> {
+  const jobs = await readJobs(options);
+  let isAllReady = true;
+  for (const { disk, job } of jobs) {
+    if (isReady(job)) continue;
+    isAllReady = false;
+    // Up to here the copy may lag behind, or sit in caches of QEMU; when it is ready it has been flushed.
+    if (options.isSynchronous) disk.device.marks?.renew();
+  }
+  const total = jobs.reduce((sum, { disk, job }) => sum + (job.endBytes > 1 ? job.endBytes : disk.target.sizeBytes), 0);
+  const done = jobs.reduce((sum, { job }) => sum + job.currentBytes, 0);
+  const phase = jobs.length === 1 ? `copying ${jobs[0]?.disk.target.disk ?? ''}` : `copying ${jobs.length} disks`;
+  options.context.onProgress({ phase, done, total, unit: 'bytes' });
+  return isAllReady;
+}
+
+async function readJobs(options: CopyOptions): Promise<{ disk: MovingDisk; job: BlockJobInfo }[]> {
+  const jobs: { disk: MovingDisk; job: BlockJobInfo }[] = [];
+  for (const disk of options.disks) {
+    const job = await readJob(options, disk);
+    if (job?.kind !== 'copy') throw await copyFailure(options, disk);
+    jobs.push({ disk, job });
+  }
+  return jobs;
+}
+
+async function readJob({ domain }: CopyOptions, { target }: MovingDisk): Promise<BlockJobInfo | null> {
+  try {
+    return await domain.blockJobInfo(target.disk);
+  } catch (error) {
+    if (hasCode(error, 'DOMAIN_WRONG_STATE', 'DOMAIN_NOT_FOUND')) return null;
+    throw error;
+  }
+}
+
+/** libvirt reports both numbers equal only when QEMU says that the copy is ready. */
+function isReady(job: BlockJobInfo): boolean {
+  return job.endBytes > 0 && job.currentBytes === job.endBytes;
+}
+
+async function copyFailure(options: CopyOptions, { target }: MovingDisk): Promise<ApplianceError> {
+  const { domain } = options;
+  const { disk, path } = target;
+  if (!(await isRunning(domain))) {
+    return new ApplianceError('DOMAIN_GONE', `${domain.name} stopped while its disks were being copied`, {
+      hint: 'What it had written is kept in the appliance. Start it again, and then the migration.',
+    });
+  }
+  if ((await options.freeBytes()) < FULL_BYTES) {
+    return new ApplianceError('NO_SPACE', `there was no room left for ${path}`, {
+      details: { disk, path },
+      hint: 'Free space there, or choose another place. The machine goes on running from the appliance.',
+    });
+  }
+  return new ApplianceError('MIGRATION_FAILED', `QEMU ended the copy of ${disk} to ${path}`, {
+    details: { disk, path },
+    hint: "The machine goes on running from the appliance. QEMU's log (/var/log/libvirt/qemu) may say why.",
+  });
+}
+
+async function isRunning(domain: Domain): Promise<boolean> {
+  try {
+    const { state } = await domain.state();
+    return state !== 'shut-off' && state !== 'crashed';
+  } catch (error) {
+    if (hasCode(error, 'DOMAIN_NOT_FOUND')) return false;
+    throw error;
+  }
+}
+
+function destinationXml({ format, path }: MovingDisk['target']): string {
+  return formatXml(
+    element('disk', { type: 'file', device: 'disk' }, [
+      element('driver', { name: 'qemu', type: format, cache: 'none', discard: 'unmap' }),
+      element('source', { file: path }),
+    ]),
+  );
+}
