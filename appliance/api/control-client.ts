@@ -40,6 +40,7 @@ export class RemoteAppliance implements Appliance {
   readonly boot: Operation<'boot'> = (params, context) => this.call('boot', params, context);
   readonly booted: Operation<'booted'> = (params, context) => this.call('booted', params, context);
   readonly stop: Operation<'stop'> = (params, context) => this.call('stop', params, context);
+  readonly migrate: Operation<'migrate'> = (params, context) => this.call('migrate', params, context);
   readonly restore: Operation<'restore'> = (params, context) => this.call('restore', params, context);
   readonly check: Operation<'check'> = (params, context) => this.call('check', params, context);
   readonly catalogRebuild: Operation<'catalogRebuild'> = (params, context) =>

@@ -164,6 +164,46 @@ export interface StopReport {
   readonly outcome: string;
 }
 
+export interface MigrateParams {
+  /** Of a booted machine. */
+  readonly name: string;
+  /** Where its disks go: a directory of the service's host, or … */
+  readonly directory?: string;
+  /** … a storage pool of its libvirt. Neither is needed to finish an interrupted migration. */
+  readonly pool?: string;
+  /** Default: qcow2. */
+  readonly format?: 'qcow2' | 'raw';
+  /** Bytes per second that the copy may take. */
+  readonly bandwidth?: number;
+  /** The name that the machine gets when it is shut off the next time. */
+  readonly as?: string;
+  /** Whether it starts with its host; otherwise that stays as it is. */
+  readonly autostart?: boolean;
+  /** Compare the copies with the disks before the machine goes over to them; default true. */
+  readonly verify?: boolean;
+}
+
+export interface MigrateReport {
+  readonly name: string;
+  readonly machineId: string;
+  readonly connect: string;
+  readonly disks: readonly {
+    readonly disk: string;
+    readonly path: string;
+    readonly format: string;
+    readonly sizeBytes: number;
+  }[];
+  /** Bytes that were found equal in both places before the machine went over; null when nothing was compared. */
+  readonly verifiedBytes: number | null;
+  /** Bytes that could not be compared because the guest was writing there, to both places at once. */
+  readonly busyBytes: number;
+  readonly durationMs: number;
+  /** The name that it gets when it is shut off the next time. */
+  readonly nextName: string | null;
+  /** Sentences: what is different now, and what is not. */
+  readonly changes: readonly string[];
+}
+
 export interface ExportParams extends PointParams {
   readonly disk?: string;
   readonly socket?: string;
@@ -299,6 +339,7 @@ export interface Appliance extends AsyncDisposable {
   boot(params: BootParams, context: OperationContext): Promise<BootReport>;
   booted(params: Record<string, never>, context: OperationContext): Promise<readonly BootedMachine[]>;
   stop(params: StopParams, context: OperationContext): Promise<StopReport>;
+  migrate(params: MigrateParams, context: OperationContext): Promise<MigrateReport>;
   /** Serves until `unexport`, or until the client that asked for it goes away. */
   export(params: ExportParams, context: OperationContext): Promise<ExportReport>;
   unexport(params: { readonly id: string }, context: OperationContext): Promise<Record<string, never>>;

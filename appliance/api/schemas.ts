@@ -14,7 +14,9 @@ type PropertySchema<Value> = [Value] extends [boolean]
   ? { readonly type: 'boolean' }
   : string extends Value
     ? { readonly type: 'string'; readonly minLength: 1; readonly maxLength: number }
-    : { readonly enum: readonly Value[] };
+    : number extends Value
+      ? { readonly type: 'integer'; readonly minimum: number; readonly maximum: number }
+      : { readonly enum: readonly Value[] };
 
 type RequiredKeys<T> = { [K in keyof T]-?: undefined extends T[K] ? never : K }[keyof T];
 
@@ -29,6 +31,8 @@ interface ParamsSchema<Params> {
 type OperationSchemas = { readonly [Name in OperationName]: ParamsSchema<OperationParams<Name>> };
 
 const text = { type: 'string', minLength: 1, maxLength: MAX_PARAMETER_CHARACTERS } as const;
+/** Bytes; QEMU's own limits are below the largest. */
+const bytes = { type: 'integer', minimum: 1, maximum: 2 ** 50 } as const;
 const flag = { type: 'boolean' } as const;
 const object = { type: 'object', additionalProperties: false } as const;
 const none = { ...object, required: [], properties: {} } as const;
@@ -52,6 +56,20 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
   },
   booted: none,
   stop: { ...object, required: ['name'], properties: { name: text, discard: flag } },
+  migrate: {
+    ...object,
+    required: ['name'],
+    properties: {
+      name: text,
+      directory: text,
+      pool: text,
+      format: { enum: ['qcow2', 'raw'] },
+      bandwidth: bytes,
+      as: text,
+      autostart: flag,
+      verify: flag,
+    },
+  },
   export: {
     ...object,
     required: ['point'],

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { resolve } from 'node:path';
 import type {
   Appliance,
   BackupParams,
@@ -16,6 +17,8 @@ import type {
   GcReport,
   MachineDetails,
   MachineSummary,
+  MigrateParams,
+  MigrateReport,
   OperationContext,
   PointDetails,
   PointParams,
@@ -156,6 +159,26 @@ export class LocalAppliance implements Appliance {
 
   async stop(params: StopParams): Promise<StopReport> {
     return (await this.#open()).recover.stop(params.name, params.discard ?? false);
+  }
+
+  async migrate(params: MigrateParams, context: OperationContext): Promise<MigrateReport> {
+    const { name, directory, pool, bandwidth, verify, ...wishes } = params;
+    if (directory !== undefined && pool !== undefined) {
+      throw new ApplianceError('BAD_ARGUMENT', 'a migration goes to a directory or to a pool, not to both');
+    }
+    const place =
+      directory === undefined ? poolPlace(pool) : ({ kind: 'directory', path: resolve(directory) } as const);
+    const core = await this.#open();
+    return core.recover.migrate(
+      {
+        ...wishes,
+        name,
+        ...(place === undefined ? {} : { place }),
+        ...(bandwidth === undefined ? {} : { bandwidthBytes: bandwidth }),
+        ...(verify === undefined ? {} : { verifies: verify }),
+      },
+      context,
+    );
   }
 
   async export(params: ExportParams): Promise<ExportReport> {
@@ -317,6 +340,10 @@ export class LocalAppliance implements Appliance {
   #uri(params: { readonly connect?: string | undefined }): string {
     return params.connect ?? this.#options.connect;
   }
+}
+
+function poolPlace(name: string | undefined): { readonly kind: 'pool'; readonly name: string } | undefined {
+  return name === undefined ? undefined : { kind: 'pool', name };
 }
 
 /** Machines by name, the points of each newest first. */

@@ -8,6 +8,7 @@ import { addDelete } from './commands/delete.ts';
 import { addExport } from './commands/export.ts';
 import { addInit } from './commands/init.ts';
 import { addMachine } from './commands/machine.ts';
+import { addMigrate } from './commands/migrate.ts';
 import { addPoints } from './commands/points.ts';
 import { addRestore } from './commands/restore.ts';
 import { addServe } from './commands/serve.ts';
@@ -53,6 +54,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   program.commandsGroup('Recover:');
   addBoot(program, cli);
   addExport(program, cli);
+  addMigrate(program, cli);
   addRestore(program, cli);
   program.commandsGroup('Maintain:');
   addCheck(program, cli);

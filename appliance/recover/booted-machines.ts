@@ -255,11 +255,12 @@ export class BootedMachines implements AsyncDisposable {
     });
   }
 
-  /** The session, with all of its disks here. @throws ApplianceError MIGRATION_UNFINISHED; those of libvirt */
+  /** The session, with all of its disks here. @throws ApplianceError MIGRATION_UNFINISHED, MACHINE_NOT_FOUND; those of libvirt */
   async #unmoved(session: Session): Promise<Session> {
     const settled = await this.#migrations.settle(session, UNHEARD);
     if (settled.kind === 'back') return settled.session;
-    throw new ApplianceError('MIGRATION_UNFINISHED', settled.sentence);
+    const code = settled.kind === 'done' ? 'MACHINE_NOT_FOUND' : 'MIGRATION_UNFINISHED';
+    throw new ApplianceError(code, settled.sentence);
   }
 
   async #newSession(name: string, request: BootRequest, connection: LibvirtConnection): Promise<Session> {

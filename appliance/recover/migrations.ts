@@ -197,7 +197,7 @@ export class Migrations {
   async #moveAll(
     session: Migrating,
     { request, context }: { readonly request: MigrateRequest; readonly context: RecoverContext },
-  ): Promise<Verified> {
+  ): Promise<Verified | undefined> {
     const { parts } = this.#with;
     const moving: MovingDisk[] = [];
     try {
@@ -223,7 +223,7 @@ export class Migrations {
         throw new ApplianceError('MIGRATION_FAILED', 'a copy that was ready is not any more');
       }
       await this.#goOver(domain, moving, context);
-      return verified ?? { equalBytes: 0, busyBytes: 0 };
+      return verified;
     } catch (error) {
       throw await this.#afterFailure(session, { error, told: context });
     } finally {
@@ -231,7 +231,7 @@ export class Migrations {
     }
   }
 
-  async #verify(disks: readonly MovingDisk[], context: RecoverContext): Promise<Verified | undefined> {
+  async #verify(disks: readonly MovingDisk[], context: RecoverContext): Promise<Verified> {
     const total = disks.reduce((sum, { device }) => sum + device.sizeBytes, 0);
     let before = 0;
     let sum: Verified = { equalBytes: 0, busyBytes: 0 };

@@ -131,7 +131,8 @@ test('each operation gives through the service what it gives in the process', as
   assert.deepEqual(await remote.delete({ ...point, now: true }, context), fakeResults.delete);
   assert.deepEqual(await remote.undelete(point, context), fakeResults.delete);
   assert.deepEqual(await remote.gc({ now: true }, context), fakeResults.gc);
-  assert.equal(fake.calls.length, 15);
+  assert.deepEqual(await remote.migrate({ name: 'x', pool: 'y', bandwidth: 4096 }, context), fakeResults.migrate);
+  assert.equal(fake.calls.length, 16);
   assert.deepEqual(fake.calls[3]?.params, { target: 'web', fullScan: true });
 });
 

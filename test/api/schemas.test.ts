@@ -25,14 +25,20 @@ function isAccepted(name: OperationName, params: unknown): boolean {
   }
 }
 
+const VALUES: Readonly<Record<string, unknown>> = { boolean: true, integer: 4096 };
+
 /** Parameters with every member that the operation knows. */
 function completeParams(name: OperationName): Record<string, unknown> {
   const members = Object.entries<{ readonly type?: string; readonly enum?: readonly unknown[] }>(
     OPERATION_SCHEMAS[name].properties,
   );
   return Object.fromEntries(
-    members.map(([member, schema]) => [member, schema.enum?.[0] ?? (schema.type === 'boolean' ? true : 'text')]),
+    members.map(([member, schema]) => [member, schema.enum?.[0] ?? VALUES[schema.type ?? ''] ?? 'text']),
   );
+}
+
+function isNumber(value: unknown): boolean {
+  return typeof value === 'number';
 }
 
 test('each is a JSON schema', () => {
@@ -41,7 +47,7 @@ test('each is a JSON schema', () => {
 });
 
 test('there is a schema for each operation, and for nothing else', () => {
-  assert.equal(NAMES.length, 17);
+  assert.equal(NAMES.length, 18);
   for (const name of ['', 'toString', '__proto__', 'constructor', 'Backup']) assert.equal(isOperationName(name), false);
 });
 
@@ -60,7 +66,15 @@ for (const name of NAMES) {
     const complete = completeParams(name);
     assert.equal(isAccepted(name, { ...complete, unknown: 1 }), false);
     for (const member of Object.keys(complete)) {
-      for (const wrong of [null, 1, [], {}, '', 'x'.repeat(MAX_PARAMETER_CHARACTERS + 1)]) {
+      for (const wrong of [
+        null,
+        isNumber(complete[member]) ? -1 : 1,
+        1.5,
+        [],
+        {},
+        '',
+        'x'.repeat(MAX_PARAMETER_CHARACTERS + 1),
+      ]) {
         assert.equal(isAccepted(name, { ...complete, [member]: wrong }), false, `${member}: ${JSON.stringify(wrong)}`);
       }
     }

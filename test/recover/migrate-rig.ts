@@ -88,7 +88,7 @@ export async function untilWritten(shell: GuestConsole, more: number = 5): Promi
 export async function assertNumbers(shell: GuestConsole, least: number): Promise<void> {
   await shell.expect('sync; echo 3 > /proc/sys/vm/drop_caches');
   const script =
-    "awk '{ if ($1 != NR) { print \"gap at \" NR; exit } } END { print NR }' /data/numbers | head -n 1; " +
+    'awk \'{ if ($1 != NR) { print "gap at " NR; exit } } END { print NR }\' /data/numbers | head -n 1; ' +
     `dd if=/dev/vdb bs=512 skip=$((20480 + ${least} % 4096)) count=1 2>/dev/null | head -c 8`;
   const [last = '', sector = ''] = (await shell.expect(script)).split('\n');
   assert.match(last, /^\d+$/, last);

@@ -9,6 +9,7 @@ import type {
   ExportReport,
   GcReport,
   MachineDetails,
+  MigrateReport,
   OperationContext,
   OperationName,
   PointDetails,
@@ -38,6 +39,7 @@ export const fakeResults: {
   readonly boot: BootReport;
   readonly booted: BootedMachine;
   readonly stop: StopReport;
+  readonly migrate: MigrateReport;
   readonly export: ExportReport;
   readonly restore: RestoreReport;
   readonly check: CheckReport;
@@ -212,6 +214,17 @@ export const fakeResults: {
     writtenBytes: 42 * MIB,
     outcome: 'web-3f2a91c0 was switched off; what it had written is kept',
   },
+  migrate: {
+    name: 'web-3f2a91c0',
+    machineId: 'a7f3c1de-0000-4000-8000-000000000001',
+    connect: 'qemu:///system',
+    disks: [{ disk: 'vda', path: '/srv/vm/web-vda.qcow2', format: 'qcow2', sizeBytes: 20 * GIB }],
+    verifiedBytes: 20 * GIB - 3 * MIB,
+    busyBytes: 3 * MIB,
+    durationMs: 61_000,
+    nextName: 'web',
+    changes: ['vda is /srv/vm/web-vda.qcow2 (qcow2).'],
+  },
   export: {
     id: 'export-1',
     uri: 'nbd+unix:///vda?socket=/run/understudy/nbd.sock',
@@ -297,6 +310,7 @@ export class FakeAppliance implements AsyncDisposable {
       boot: answer('boot', () => fakeResults.boot),
       booted: answer('booted', () => [fakeResults.booted]),
       stop: answer('stop', () => fakeResults.stop),
+      migrate: answer('migrate', () => fakeResults.migrate),
       export: answer('export', () => {
         this.exports.add(fakeResults.export.id);
         return fakeResults.export;
