@@ -32,6 +32,8 @@ export interface DiskPlace {
   readonly isMoved: boolean;
   /** A copy to our target is running, whatever its state. */
   readonly isCopying: boolean;
+  /** … and QEMU has found it equal; from then on it is kept so. */
+  readonly isReady: boolean;
 }
 
 const POLL_MS = 250;
@@ -51,9 +53,11 @@ export function readPlaces(xml: string, targets: readonly MigrationTarget[]): Ma
     const name = attributeOf(find(disk, 'target'), 'dev');
     const target = targets.find((candidate) => candidate.disk === name);
     if (target?.path === undefined) continue;
+    const isCopying = attributeOf(find(disk, 'mirror/source'), 'file') === target.path;
     places.set(target.disk, {
       isMoved: attributeOf(find(disk, 'source'), 'file') === target.path,
-      isCopying: attributeOf(find(disk, 'mirror/source'), 'file') === target.path,
+      isCopying,
+      isReady: isCopying && attributeOf(find(disk, 'mirror'), 'ready') === 'yes',
     });
   }
   return places;
@@ -77,16 +81,17 @@ export async function copyDisks(options: CopyOptions): Promise<void> {
       isSynchronous: options.isSynchronous,
     });
   }
-  while (!(await look(options))) {
+  const ready = new Set<MovingDisk>();
+  while (!(await look(options, ready))) {
     throwIfAborted(context.signal);
     await delay(POLL_MS, undefined, { signal: context.signal }).catch(() => undefined);
     throwIfAborted(context.signal);
   }
 }
 
-/** Whether every copy is ready now. @throws ApplianceError as `copyDisks` when one has ended */
-export async function areCopiesReady(options: CopyOptions): Promise<boolean> {
-  return (await readJobs(options)).every(({ job }) => isReady(job));
+/** Looks once more whether all copies are kept equal. @throws ApplianceError as `copyDisks` when one has ended */
+export async function checkCopies(options: CopyOptions): Promise<void> {
+  await readJobs(options);
 }
 
 /** Ends the copies of disks that have not moved, and waits until they are gone. Errors are libvirt's. */
@@ -105,21 +110,19 @@ export async function endCopies(domain: Domain, targets: readonly MigrationTarge
   }
 }
 
-/** One look at all copies: tells how far they are, and settles with whether all are ready. */
-async function look(options: CopyOptions): Promise<boolean> {
+/** One look at all copies: tells how far they are, and settles with whether all are ready. What was once is kept so. */
+async function look(options: CopyOptions, ready: Set<MovingDisk>): Promise<boolean> {
   const jobs = await readJobs(options);
-  let isAllReady = true;
   for (const { disk, job } of jobs) {
-    if (isReady(job)) continue;
-    isAllReady = false;
+    if (isReady(job)) ready.add(disk);
     // Up to here the copy may lag behind, or sit in caches of QEMU; when it is ready it has been flushed.
-    if (options.isSynchronous) disk.device.marks?.renew();
+    else if (options.isSynchronous && !ready.has(disk)) disk.device.marks?.renew();
   }
   const total = jobs.reduce((sum, { disk, job }) => sum + (job.endBytes > 1 ? job.endBytes : disk.target.sizeBytes), 0);
   const done = jobs.reduce((sum, { job }) => sum + job.currentBytes, 0);
   const phase = jobs.length === 1 ? `copying ${jobs[0]?.disk.target.disk ?? ''}` : `copying ${jobs.length} disks`;
   options.context.onProgress({ phase, done, total, unit: 'bytes' });
-  return isAllReady;
+  return ready.size === jobs.length;
 }
 
 async function readJobs(options: CopyOptions): Promise<{ disk: MovingDisk; job: BlockJobInfo }[]> {

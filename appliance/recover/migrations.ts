@@ -7,9 +7,9 @@ import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import type { RecoverContext } from './context.ts';
 import {
-  areCopiesReady,
   type CopyOptions,
   canCopySynchronously,
+  checkCopies,
   copyDisks,
   endCopies,
   type MovingDisk,
@@ -219,9 +219,7 @@ export class Migrations {
       await copyDisks(options);
       const verified = request.verifies === false ? undefined : await this.#verify(moving, context);
       throwIfAborted(context.signal);
-      if (!(await areCopiesReady(options))) {
-        throw new ApplianceError('MIGRATION_FAILED', 'a copy that was ready is not any more');
-      }
+      await checkCopies(options);
       await this.#goOver(domain, moving, context);
       return verified;
     } catch (error) {
@@ -308,9 +306,7 @@ export class Migrations {
     if (state === 'shut-off' || state === 'crashed') return;
     const places = readPlaces(await domain.xml(), targets);
     for (const { disk } of targets) {
-      if (places.get(disk)?.isCopying !== true) continue;
-      const job = await domain.blockJobInfo(disk);
-      if (job === null || job.endBytes === 0 || job.currentBytes !== job.endBytes) continue;
+      if (places.get(disk)?.isReady !== true) continue;
       try {
         await domain.abortBlockJob(disk, { isPivot: true });
       } catch (error) {
