@@ -36,6 +36,8 @@ export class RemoteAppliance implements Appliance {
   readonly machineShow: Operation<'machineShow'> = (params, context) => this.call('machineShow', params, context);
   readonly backup: Operation<'backup'> = (params, context) => this.call('backup', params, context);
   readonly points: Operation<'points'> = (params, context) => this.call('points', params, context);
+  readonly timeline: Operation<'timeline'> = (params, context) => this.call('timeline', params, context);
+  readonly writes: Operation<'writes'> = (params, context) => this.call('writes', params, context);
   readonly pointShow: Operation<'pointShow'> = (params, context) => this.call('pointShow', params, context);
   readonly boot: Operation<'boot'> = (params, context) => this.call('boot', params, context);
   readonly booted: Operation<'booted'> = (params, context) => this.call('booted', params, context);

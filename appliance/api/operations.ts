@@ -1,5 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Consistency, DiskStats, PointKind, RecoveryPoint } from '../repository/manifest.ts';
+import type {
+  MomentDetails,
+  MomentReport,
+  TimelineParams,
+  TimelineReport,
+  WritesParams,
+  WritesReport,
+} from './journal-operations.ts';
 
 /**
  * What the appliance can be asked to do: parameters and results are plain JSON, the same for a command in this process,
@@ -109,12 +117,14 @@ export interface PointSummary {
 }
 
 export interface PointParams {
-  /** An id, an unambiguous prefix, `NAME@latest`, `NAME@-1` (the one before the newest), or `NAME@<time>` (the newest not later). */
+  /** A recovery point or a moment of a journal; `docs/cli.md`, "How a state is named". */
   readonly point: string;
 }
 
 export interface PointDetails {
   readonly point: RecoveryPoint;
+  /** The moment above the point that was named; null for a recovery point itself. */
+  readonly moment: MomentDetails | null;
   /** What keeps it from being deleted now (exports, booted machines). */
   readonly usedBy: readonly string[];
   /** As in `PointSummary`; `point` is then what the catalog knows of it. */
@@ -131,6 +141,8 @@ export interface BootReport {
   readonly name: string;
   readonly machineId: string;
   readonly point: string;
+  /** The moment above the point; null for the recovery point itself. */
+  readonly moment: MomentReport | null;
   readonly connect: string;
   /** From the call to the running domain. */
   readonly durationMs: number;
@@ -143,6 +155,8 @@ export interface BootedMachine {
   readonly name: string;
   readonly machineId: string;
   readonly point: string;
+  /** The moment above the point; null for the recovery point itself. */
+  readonly moment: MomentReport | null;
   readonly connect: string;
   readonly state: string;
   readonly startedAt: string;
@@ -217,6 +231,8 @@ export interface ExportReport {
   readonly id: string;
   readonly uri: string;
   readonly point: string;
+  /** The moment above the point; null for the recovery point itself. */
+  readonly moment: MomentReport | null;
   readonly disk: string;
   readonly sizeBytes: number;
   readonly writable: boolean;
@@ -236,6 +252,8 @@ export interface RestoreParams extends PointParams, ConnectParams {
 
 export interface RestoreReport {
   readonly point: string;
+  /** The moment above the point; null for the recovery point itself. */
+  readonly moment: MomentReport | null;
   readonly targets: readonly {
     readonly disk: string;
     readonly to: string;
@@ -335,6 +353,8 @@ export interface Appliance extends AsyncDisposable {
   machineShow(params: ConnectParams & { readonly name: string }, context: OperationContext): Promise<MachineDetails>;
   backup(params: BackupParams, context: OperationContext): Promise<BackupReport>;
   points(params: PointsParams, context: OperationContext): Promise<readonly PointSummary[]>;
+  timeline(params: TimelineParams, context: OperationContext): Promise<TimelineReport>;
+  writes(params: WritesParams, context: OperationContext): Promise<WritesReport>;
   pointShow(params: PointParams, context: OperationContext): Promise<PointDetails>;
   boot(params: BootParams, context: OperationContext): Promise<BootReport>;
   booted(params: Record<string, never>, context: OperationContext): Promise<readonly BootedMachine[]>;

@@ -48,6 +48,12 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
     properties: { target: text, name: text, fullScan: flag, connect: text },
   },
   points: { ...object, required: [], properties: { machine: text } },
+  timeline: { ...object, required: ['machine'], properties: { machine: text, from: text, to: text } },
+  writes: {
+    ...object,
+    required: ['machine'],
+    properties: { machine: text, around: text, within: text, disk: text, offset: text },
+  },
   pointShow: { ...object, required: ['point'], properties: { point: text } },
   boot: {
     ...object,

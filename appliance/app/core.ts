@@ -7,6 +7,7 @@ import { type ReconcileReport, reconcile } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
+import type { MachineId } from '../core/ids.ts';
 import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
@@ -16,6 +17,7 @@ import type { JournalSource } from '../recover/state-disks.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
+import type { Journal } from '../volume/journal.ts';
 import { PASS_THROUGH_MODE } from './runtime-directory.ts';
 import { RuntimeLease } from './runtime-lease.ts';
 import type { StateDirectory } from './state-directory.ts';
@@ -42,6 +44,8 @@ export interface Core extends Storage, AsyncDisposable {
   readonly protect: ProtectService;
   readonly recover: RecoverService;
   readonly connections: ConnectionCache;
+  /** The journal of a machine, or undefined when it has none. Errors as `Journal.open`. */
+  readonly journalOf: (machineId: MachineId) => Promise<Journal | undefined>;
   readonly reconciled: ReconcileReport | undefined;
 }
 
@@ -101,6 +105,7 @@ export async function startCore(
     protect,
     recover,
     connections,
+    journalOf: async () => undefined,
     reconciled: storage.reconciled,
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { resolve } from 'node:path';
+import type { TimelineParams, TimelineReport, WritesParams, WritesReport } from '../api/journal-operations.ts';
 import type {
   Appliance,
   BackupParams,
@@ -39,9 +40,11 @@ import { byAge, pointsOfMachine } from '../protect/point-selector.ts';
 import { findDomain } from '../protect/protect-service.ts';
 import { parseSelector, type Selector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
+import { type JournalQuestions, momentDetails, timelineReport, withTime, writesReport } from './journal-operations.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
-import { deletePoint, findPoint, findPointOrLost, undeletePoint } from './point-removal.ts';
+import { deletePoint, findPointOrLost, findState, undeletePoint } from './point-removal.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
 import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
@@ -140,21 +143,35 @@ export class LocalAppliance implements Appliance {
     return points;
   }
 
+  async timeline(params: TimelineParams): Promise<TimelineReport> {
+    return timelineReport(await this.#questions(), params);
+  }
+
+  async writes(params: WritesParams): Promise<WritesReport> {
+    return writesReport(await this.#questions(), params);
+  }
+
   async pointShow(params: PointParams): Promise<PointDetails> {
     const core = await this.#open();
-    const { point, isLost } = await findPointOrLost(core, this.#selector(params));
-    return { point, usedBy: core.recover.usedBy(point.id), lost: isLost };
+    const selector = this.#selector(params);
+    if (selector.kind === 'machine') {
+      const state = await this.#state(core, params);
+      const moment = momentDetails(state, await core.catalog.points());
+      return { point: state.point, moment, usedBy: core.recover.usedBy(state.point.id), lost: false };
+    }
+    const { point, isLost } = await findPointOrLost(core, selector);
+    return { point, moment: null, usedBy: core.recover.usedBy(point.id), lost: isLost };
   }
 
   async boot(params: BootParams, context: OperationContext): Promise<BootReport> {
     const core = await this.#open();
     const { point: _, connect, ...wishes } = params;
-    const point = await findPoint(core, this.#selector(params));
-    return core.recover.boot({ ...wishes, point, connect: this.#uri({ connect }) }, context);
+    const state = await this.#state(core, params);
+    return withTime(await core.recover.boot({ ...wishes, ...state, connect: this.#uri({ connect }) }, context));
   }
 
   async booted(): Promise<readonly BootedMachine[]> {
-    return (await this.#open()).recover.booted();
+    return (await (await this.#open()).recover.booted()).map((machine) => withTime(machine));
   }
 
   async stop(params: StopParams): Promise<StopReport> {
@@ -183,7 +200,7 @@ export class LocalAppliance implements Appliance {
 
   async export(params: ExportParams): Promise<ExportReport> {
     const core = await this.#open();
-    return core.recover.export({ ...params, point: await findPoint(core, this.#selector(params)) });
+    return withTime(await core.recover.export({ ...params, ...(await this.#state(core, params)) }));
   }
 
   async unexport(params: { readonly id: string }): Promise<Record<string, never>> {
@@ -194,8 +211,8 @@ export class LocalAppliance implements Appliance {
   async restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport> {
     const core = await this.#open();
     const { point: _, connect, ...wishes } = params;
-    const point = await findPoint(core, this.#selector(params));
-    return core.recover.restore({ ...wishes, point, connect: this.#uri({ connect }) }, context);
+    const state = await this.#state(core, params);
+    return withTime(await core.recover.restore({ ...wishes, ...state, connect: this.#uri({ connect }) }, context));
   }
 
   async check(params: CheckParams, context: OperationContext): Promise<CheckReport> {
@@ -335,6 +352,16 @@ export class LocalAppliance implements Appliance {
 
   #selector({ point }: PointParams): Selector {
     return parseSelector(point, this.#foundation.clock.nowMs());
+  }
+
+  #state(core: Core, params: PointParams): Promise<RecoverableState> {
+    return findState(core, this.#selector(params));
+  }
+
+  async #questions(): Promise<JournalQuestions> {
+    const { catalog, journalOf } = await this.#open();
+    const points = await catalog.points();
+    return { points, journalOf, nowMs: this.#foundation.clock.nowMs() };
   }
 
   #uri(params: { readonly connect?: string | undefined }): string {

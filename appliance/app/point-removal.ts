@@ -3,9 +3,11 @@ import type { DeleteReport, PointParams } from '../api/operations.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { selectPoint } from '../protect/point-selector.ts';
+import { selectState } from '../protect/select-state.ts';
 import { parseSelector, type Selector } from '../protect/selector.ts';
 import { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { Core } from './core.ts';
 
 /** A point that was named, listed or lost. */
@@ -15,10 +17,10 @@ export interface NamedPoint {
   readonly isLost: boolean;
 }
 
-/** The listed point that an expression means. @throws ApplianceError as `selectPoint`; POINT_NOT_FOUND for a lost one */
-export async function findPoint({ catalog }: Core, selector: Selector): Promise<RecoveryPoint> {
+/** The state that an expression means. @throws ApplianceError as `selectState`; POINT_NOT_FOUND for a lost point */
+export async function findState({ catalog, journalOf }: Core, selector: Selector): Promise<RecoverableState> {
   try {
-    return selectPoint(await catalog.points(), selector);
+    return await selectState(await catalog.points(), journalOf, selector);
   } catch (error) {
     if (!hasCode(error, 'POINT_NOT_FOUND') || selector.kind !== 'id') throw error;
     const lost = await catalog.lostPoints();
@@ -54,7 +56,9 @@ export async function deletePoint(
   params: PointParams & { readonly now?: boolean },
   onNotice: (sentence: string) => void,
 ): Promise<DeleteReport> {
-  const { point, isLost } = await findPointOrLost(core, parseSelector(params.point, clock.nowMs()));
+  const selector = parseSelector(params.point, clock.nowMs());
+  if (selector.kind === 'machine') await refuseMoment(core, selector, params.point);
+  const { point, isLost } = await findPointOrLost(core, selector);
   const users = core.recover.usedBy(point.id);
   if (users.length > 0) {
     throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
@@ -92,6 +96,15 @@ export async function undeletePoint({ catalog, repository }: Core, params: Point
   const point = await manifests.undelete(ref);
   await catalog.putPoint(point);
   return { point: point.id, machine: point.machine.name, recoverableUntil: null, lost: false };
+}
+
+/** What of a journal is newer than a point, or between two, must not end with the point beneath. */
+async function refuseMoment(core: Core, selector: Selector, expression: string): Promise<void> {
+  const { point, moment } = await findState(core, selector);
+  if (moment === undefined) return;
+  throw new ApplianceError('BAD_ARGUMENT', `${expression} is a moment of a journal, not a recovery point`, {
+    hint: `Name the recovery point by its id; \`understudy points ${point.machine.name}\` lists them.`,
+  });
 }
 
 function lostWarning({ id, machine }: RecoveryPoint): string {

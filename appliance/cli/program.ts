@@ -7,6 +7,7 @@ import { addCheck } from './commands/check.ts';
 import { addDelete } from './commands/delete.ts';
 import { addExport } from './commands/export.ts';
 import { addInit } from './commands/init.ts';
+import { addJournal } from './commands/journal.ts';
 import { addMachine } from './commands/machine.ts';
 import { addMigrate } from './commands/migrate.ts';
 import { addPoints } from './commands/points.ts';
@@ -51,6 +52,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   program.commandsGroup('Look:');
   addPoints(program, cli);
   addStatus(program, cli);
+  addJournal(program, cli);
   program.commandsGroup('Recover:');
   addBoot(program, cli);
   addExport(program, cli);

@@ -13,13 +13,22 @@ export interface LogMoment {
   readonly timeUs: number;
 }
 
+/** An unbroken part of a log. */
+export interface LogStretch {
+  readonly begin: LogMoment;
+  /** Of an open one, the newest moment so far. */
+  readonly end: LogMoment;
+  readonly isOpen: boolean;
+}
+
 /** What of a journal decides which moment is meant. */
 export interface SelectableJournal {
   readonly logId: string;
   /** The moment, or the newest offered one that is not later. @throws ApplianceError MOMENT_IN_GAP, MOMENT_NOT_FOUND */
   resolve(moment: { timeUs: number } | { sequence: number } | { bookmark: string }): Promise<LogMoment>;
-  timeline(): Promise<{
-    readonly stretches: readonly { readonly begin: LogMoment; readonly end: LogMoment }[];
+  /** `buckets: 0` counts nothing, and so reads nothing. */
+  timeline(range: { readonly buckets: 0 }): Promise<{
+    readonly stretches: readonly LogStretch[];
     readonly bookmarks: readonly {
       readonly name: string;
       readonly moment: LogMoment;
@@ -82,28 +91,30 @@ function withoutJournal({ points, selector }: Choice, moment: MomentSelector): R
 
 async function latest(choice: Choice, journal: SelectableJournal): Promise<RecoverableState> {
   const { newest } = choice;
-  const last = (await journal.timeline()).stretches.at(-1);
+  const last = (await journal.timeline({ buckets: 0 })).stretches.at(-1);
   if (last === undefined) return { point: newest };
   const moment = await journal.resolve({ timeUs: last.end.timeUs });
   return isAfter(moment, newest, journal.logId) ? above(choice, journal, moment) : { point: newest };
 }
 
 async function byTime(choice: Choice, journal: SelectableJournal, timeUs: number): Promise<RecoverableState> {
+  const { stretches } = await journal.timeline({ buckets: 0 });
+  const [first, last] = [stretches[0], stretches.at(-1)];
+  // Since the newest record of an open stretch nothing has changed.
+  const wantedUs = last?.isOpen === true ? Math.min(timeUs, last.end.timeUs) : timeUs;
+  let moment: LogMoment;
   try {
-    return await above(choice, journal, await journal.resolve({ timeUs }));
+    moment = await journal.resolve({ timeUs: wantedUs });
   } catch (error) {
     if (!hasCode(error, 'MOMENT_IN_GAP', 'MOMENT_NOT_FOUND')) throw error;
-    const { stretches } = await journal.timeline();
-    const [first, last] = [stretches[0], stretches.at(-1)];
     const isBefore = first === undefined || last === undefined || timeUs < first.begin.timeUs;
     if (isBefore) return { point: selectPoint(choice.points, choice.selector) };
     const point = choice.points.find(({ createdAt }) => microseconds(createdAt) <= timeUs);
     if (timeUs > last.end.timeUs && point !== undefined && isLaterThan(point, last.end, journal.logId))
       return { point };
-    throw hasCode(error, 'MOMENT_IN_GAP')
-      ? inGap(choice, { stretches, place: timeUs, unit: 'timeUs', cause: error })
-      : error;
+    throw inGap(choice, { stretches, place: timeUs, unit: 'timeUs', cause: error });
   }
+  return above(choice, journal, moment);
 }
 
 async function resolved(
@@ -115,7 +126,7 @@ async function resolved(
     return await journal.resolve(wanted);
   } catch (error) {
     if (!hasCode(error, 'MOMENT_IN_GAP')) throw error;
-    const { stretches } = await journal.timeline();
+    const { stretches } = await journal.timeline({ buckets: 0 });
     const sequence = 'sequence' in wanted ? wanted.sequence : 0;
     throw inGap(choice, { stretches, place: sequence, unit: 'sequence', cause: error });
   }
@@ -142,7 +153,7 @@ async function above(choice: Choice, journal: SelectableJournal, moment: LogMome
   }
   if (place(base) === moment.sequence) return { point: base };
   const { selector } = choice;
-  const { bookmarks } = await journal.timeline();
+  const { bookmarks } = await journal.timeline({ buckets: 0 });
   const wanted = selector.moment.kind === 'bookmark' ? selector.moment.name : undefined;
   const here = bookmarks.filter((bookmark) => bookmark.moment.sequence === moment.sequence);
   const bookmark = here.find(({ name }) => name === wanted) ?? here[0];
@@ -173,7 +184,7 @@ function microseconds(iso: string): number {
 }
 
 interface Gap {
-  readonly stretches: readonly { readonly begin: LogMoment; readonly end: LogMoment }[];
+  readonly stretches: readonly LogStretch[];
   /** A time or a sequence. */
   readonly place: number;
   readonly unit: keyof LogMoment;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import type { RecoverableState } from '../volume/recoverable-state.ts';
+import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import type { StateDisks } from './state-disks.ts';
 
@@ -33,6 +33,8 @@ export interface RestoredTarget {
 
 export interface RestoreReport {
   readonly point: string;
+  /** Null for the recovery point itself. */
+  readonly moment: JournalMoment | null;
   readonly targets: readonly RestoredTarget[];
   /** Name of the machine that was defined or restored; null for a single disk. */
   readonly machine: string | null;
@@ -42,7 +44,7 @@ export interface RestoreReport {
 }
 
 /** What one kind of restore answers with. */
-export type RestoreOutcome = Omit<RestoreReport, 'point' | 'durationMs'>;
+export type RestoreOutcome = Omit<RestoreReport, 'point' | 'moment' | 'durationMs'>;
 
 /** What the kinds of restore work with. */
 export interface Restore<Request extends RestoreRequest = RestoreRequest> {

@@ -21,7 +21,7 @@ export async function restore(
   await using disks = await StateDisks.open(parts, request);
   const { targets, machine, changes } = await restoreBy({ parts, disks, request, context });
   const durationMs = Math.round(parts.clock.elapsedMs() - startedMs);
-  return { point: request.point.id, targets, machine, durationMs, changes };
+  return { point: request.point.id, moment: request.moment ?? null, targets, machine, durationMs, changes };
 }
 
 async function restoreBy({ parts, disks, request, context }: Restore): Promise<RestoreOutcome> {

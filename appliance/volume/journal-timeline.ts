@@ -8,7 +8,7 @@ import { CELL_US, type RateBucket, RateCounts } from './write-rates.ts';
 export interface TimelineRange {
   readonly fromUs?: number;
   readonly toUs?: number;
-  /** How many spans the writes are counted in: at most this many. Default 60. */
+  /** How many spans the writes are counted in: at most this many. Default 60; 0 counts nothing, and reads nothing. */
   readonly buckets?: number;
 }
 
@@ -46,7 +46,7 @@ export async function timelineOf(source: TimelineSource, range: TimelineRange): 
   const isInside = ({ timeUs }: Moment): boolean => timeUs >= fromUs && timeUs <= toUs;
   const touches = (begin: Moment, end: Moment | undefined): boolean =>
     begin.timeUs <= toUs && (end === undefined || end.timeUs >= fromUs);
-  const buckets = Math.min(MAX_BUCKETS, Math.max(1, Math.floor(range.buckets ?? DEFAULT_BUCKETS)));
+  const buckets = Math.min(MAX_BUCKETS, Math.max(0, Math.floor(range.buckets ?? DEFAULT_BUCKETS)));
   return {
     fromUs,
     toUs,
@@ -55,7 +55,7 @@ export async function timelineOf(source: TimelineSource, range: TimelineRange): 
     bookmarks: history.bookmarks().filter(({ moment }) => isInside(moment)),
     moments: history.moments().filter(isInside),
     folds: history.knownFolds.filter(isInside),
-    buckets: await bucketsOf(parts, new RateCounts({ fromUs, toUs }, buckets), { fromUs, toUs }),
+    buckets: buckets === 0 ? [] : await bucketsOf(parts, new RateCounts({ fromUs, toUs }, buckets), { fromUs, toUs }),
   };
 }
 

@@ -51,6 +51,19 @@ const COMMANDS: readonly {
   },
   { line: 'points', name: 'points', params: {}, result: fakeResults.points },
   { line: 'points web', name: 'points', params: { machine: 'web' }, result: fakeResults.points },
+  { line: 'timeline web', name: 'timeline', params: { machine: 'web' }, result: fakeResults.timeline },
+  {
+    line: 'timeline web --from 2026-11-21 --to now',
+    name: 'timeline',
+    params: { machine: 'web', from: '2026-11-21', to: 'now' },
+    result: fakeResults.timeline,
+  },
+  {
+    line: 'writes web --around seq:12 --within 1min --disk vda --offset 1MiB',
+    name: 'writes',
+    params: { machine: 'web', around: 'seq:12', within: '1min', disk: 'vda', offset: '1MiB' },
+    result: fakeResults.writes,
+  },
   {
     line: 'point show web@2026-11-21T14:00',
     name: 'pointShow',

@@ -111,3 +111,22 @@ test('`machine list` names the disks that are worse off than others of their mac
     ['3', '220 GiB', 'full scan: vdb; not protected: vdc'],
   ]);
 });
+
+for (const line of ['timeline web', 'timeline web --wide', 'writes web --around now']) {
+  test(`\`${line}\` fits in ${TERMINAL_COLUMNS} columns`, async () => {
+    for (const text of await linesOf(line)) assert.ok(text.length <= TERMINAL_COLUMNS, `${text.length}: ${text}`);
+  });
+}
+
+test('a timeline shows rates, stretches, gaps, points and bookmarks where they are', async () => {
+  const row = async (label: string): Promise<string> =>
+    (await linesOf('timeline web')).find((text) => text.startsWith(label))?.slice(10) ?? '';
+  const places = (text: string, sign: string): number[] =>
+    [...text.matchAll(new RegExp(sign, 'g'))].map(({ index }) => index);
+  // An hour in 66 cells: minute n lies in cell floor(1.1 n).
+  assert.deepEqual(places(await row('points'), '●'), [4]);
+  assert.deepEqual(places(await row('bookmarks'), '◆'), [22]);
+  assert.equal((await row('writes')).trim().replaceAll(/ +/g, ' '), '█ ▄');
+  const journal = (await row('journal')).padEnd(66);
+  assert.equal(journal, `${' '.repeat(5)}·${'━'.repeat(27)}·  ·${'━'.repeat(29)}`);
+});

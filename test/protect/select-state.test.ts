@@ -35,12 +35,10 @@ function journal(stretches: readonly (readonly [begin: number, end: number])[]):
   const at = (hour: number): LogMoment => ({ sequence: hour, timeUs: T0 + hour * HOUR_US });
   const inside = (hour: number): LogMoment => {
     const whole = Math.floor(hour);
-    const stretch = stretches.find(([begin, end], index) => {
-      const isOpen = index === stretches.length - 1 && end === 5;
-      return hour >= begin && (hour <= end || isOpen);
-    });
+    const stretch = stretches.find(([begin, end]) => hour >= begin && hour <= end);
     const first = stretches[0]?.[0];
     if (first === undefined || hour < first) throw new ApplianceError('MOMENT_NOT_FOUND', 'before');
+    if (hour > 5) throw new ApplianceError('MOMENT_NOT_FOUND', 'later than everything');
     if (stretch === undefined) throw new ApplianceError('MOMENT_IN_GAP', 'gap');
     return at(Math.min(whole, stretch[1]));
   };
@@ -53,7 +51,7 @@ function journal(stretches: readonly (readonly [begin: number, end: number])[]):
       throw new ApplianceError('MOMENT_NOT_FOUND', 'no such bookmark');
     },
     timeline: async () => ({
-      stretches: stretches.map(([begin, end]) => ({ begin: at(begin), end: at(end) })),
+      stretches: stretches.map(([begin, end]) => ({ begin: at(begin), end: at(end), isOpen: end === 5 })),
       bookmarks: [{ name: 'upgrade', moment: at(4), consistency: 'file-system-consistent' }],
     }),
   };

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { TimelineReport, WritesReport } from '../../appliance/api/journal-operations.ts';
 import type {
   Appliance,
   BackupReport,
@@ -46,6 +47,8 @@ export const fakeResults: {
   readonly rebuild: RebuildReport;
   readonly delete: DeleteReport;
   readonly gc: GcReport;
+  readonly timeline: TimelineReport;
+  readonly writes: WritesReport;
 } = {
   status: {
     state: '/var/lib/understudy',
@@ -187,6 +190,7 @@ export const fakeResults: {
       tracker: {},
       durationMs: 820,
     },
+    moment: null,
     usedBy: [],
     lost: false,
   },
@@ -194,6 +198,7 @@ export const fakeResults: {
     name: 'web-3f2a91c0',
     machineId: 'a7f3c1de-0000-4000-8000-000000000001',
     point: FAKE_POINT_ID,
+    moment: null,
     connect: 'qemu:///system',
     durationMs: 1240,
     exports: [{ disk: 'vda', uri: 'nbd+unix:///boot-1-vda?socket=/run/understudy/nbd.sock' }],
@@ -203,6 +208,7 @@ export const fakeResults: {
     name: 'web-3f2a91c0',
     machineId: 'a7f3c1de-0000-4000-8000-000000000001',
     point: FAKE_POINT_ID,
+    moment: null,
     connect: 'qemu:///system',
     state: 'running',
     startedAt: '2026-11-21T14:10:00.000Z',
@@ -229,12 +235,14 @@ export const fakeResults: {
     id: 'export-1',
     uri: 'nbd+unix:///vda?socket=/run/understudy/nbd.sock',
     point: FAKE_POINT_ID,
+    moment: null,
     disk: 'vda',
     sizeBytes: 20 * GIB,
     writable: false,
   },
   restore: {
     point: FAKE_POINT_ID,
+    moment: null,
     targets: [{ disk: 'vda', to: '/tmp/web.raw', sizeBytes: 20 * GIB, writtenBytes: 5.31 * GIB }],
     machine: null,
     durationMs: 9_400,
@@ -262,6 +270,89 @@ export const fakeResults: {
     pointsInGrace: 2,
     pointsPurged: 1,
     durationMs: 1_400,
+  },
+  timeline: {
+    machine: 'web',
+    machineId: MACHINE_ID,
+    from: '2026-11-21T14:00:00.000Z',
+    to: '2026-11-21T15:00:00.000Z',
+    points: [
+      {
+        id: FAKE_POINT_ID,
+        time: '2026-11-21T14:04:05.000Z',
+        kind: 'full',
+        consistency: 'crash-consistent',
+        sequence: 0,
+      },
+    ],
+    bookmarks: [
+      {
+        name: 'before the upgrade',
+        sequence: 1200,
+        time: '2026-11-21T14:20:00.000123Z',
+        consistency: 'file-system-consistent',
+      },
+    ],
+    stretches: [
+      {
+        kind: 'writes',
+        begin: { sequence: 10, time: '2026-11-21T14:05:00.000Z' },
+        end: { sequence: 1500, time: '2026-11-21T14:30:00.000Z' },
+        open: false,
+        endReason: 'the connection was lost',
+      },
+      {
+        kind: 'writes',
+        begin: { sequence: 1700, time: '2026-11-21T14:33:20.000Z' },
+        end: { sequence: 2000, time: '2026-11-21T15:00:00.000Z' },
+        open: true,
+        endReason: null,
+      },
+    ],
+    gaps: [{ begin: '2026-11-21T14:30:00.000Z', end: '2026-11-21T14:33:20.000Z', reason: 'the connection was lost' }],
+    buckets: [
+      { time: '2026-11-21T14:00:00.000Z', writes: 0, bytes: 0 },
+      { time: '2026-11-21T14:20:00.000Z', writes: 1000, bytes: 4_096_000 },
+      { time: '2026-11-21T14:40:00.000Z', writes: 500, bytes: 2_048_000 },
+    ],
+    bucketMicroseconds: 1_200_000_000,
+  },
+  writes: {
+    machine: 'web',
+    machineId: MACHINE_ID,
+    around: '2026-11-21T14:20:00.000Z',
+    from: '2026-11-21T14:19:50.000Z',
+    to: '2026-11-21T14:20:10.000Z',
+    writes: [
+      {
+        sequence: 1198,
+        time: '2026-11-21T14:19:58.000Z',
+        disk: 'vda',
+        offset: 0,
+        length: 65_536,
+        kind: 'write',
+        recoverable: true,
+      },
+      {
+        sequence: 1199,
+        time: '2026-11-21T14:19:58.000Z',
+        disk: 'vda',
+        offset: 65_536,
+        length: 4096,
+        kind: 'write',
+        recoverable: true,
+      },
+      {
+        sequence: 1201,
+        time: '2026-11-21T14:20:00.250123Z',
+        disk: 'vdb',
+        offset: 2 ** 40,
+        length: MIB,
+        kind: 'trim',
+        recoverable: false,
+      },
+    ],
+    truncated: false,
   },
 };
 
@@ -306,6 +397,8 @@ export class FakeAppliance implements AsyncDisposable {
       machineShow: answer('machineShow', () => fakeResults.machine),
       backup: answer('backup', () => fakeResults.backup),
       points: answer('points', () => fakeResults.points),
+      timeline: answer('timeline', () => fakeResults.timeline),
+      writes: answer('writes', () => fakeResults.writes),
       pointShow: answer('pointShow', () => fakeResults.pointShow),
       boot: answer('boot', () => fakeResults.boot),
       booted: answer('booted', () => [fakeResults.booted]),

@@ -14,7 +14,7 @@ import {
 } from '../../appliance/repository/config.ts';
 import { DirectoryStore } from '../../appliance/repository/directory-store.ts';
 import { FORMAT_VERSION } from '../../appliance/repository/format.ts';
-import type { PointAttachment, PointDisk, RecoveryPoint } from '../../appliance/repository/manifest.ts';
+import type { PointAttachment, PointDisk, PointJournal, RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { Repository, type RepositoryResources } from '../../appliance/repository/repository.ts';
 import { ingest } from '../../appliance/volume/ingest.ts';
 
@@ -34,6 +34,9 @@ export interface PointContent {
   readonly identities?: Readonly<Record<string, Readonly<Record<string, string>>>>;
   /** The point that the disks are ingested on top of. */
   readonly parent?: RecoveryPoint;
+  readonly journal?: PointJournal;
+  /** Default: the beginning of 1970. */
+  readonly takenAtMs?: number;
 }
 
 const SMALL_RESOURCES: Partial<RepositoryResources> = {
@@ -155,7 +158,7 @@ export class FixtureRepository implements AsyncDisposable {
       id: newPointId(),
       machine: { id, name: content.machine?.name ?? 'web' },
       sequence: (content.parent?.sequence ?? 0) + 1,
-      createdAt: new Date(0).toISOString(),
+      createdAt: new Date(content.takenAtMs ?? 0).toISOString(),
       kind: 'full',
       reason: 'first backup',
       parent: content.parent?.id ?? null,
@@ -164,6 +167,7 @@ export class FixtureRepository implements AsyncDisposable {
       skipped: [],
       attachments,
       tracker: { kind: 'none' },
+      ...(content.journal === undefined ? {} : { journal: content.journal }),
       durationMs: 1,
     };
   }

@@ -6,6 +6,7 @@ import { defineCommand } from '../define-command.ts';
 import { formatBytes, formatDuration, formatLocalTime, formatTime, plain, shortIds } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
+import { stateText } from '../state-text.ts';
 import type { Paint } from '../style.ts';
 import { type Column, renderFields, renderTable } from '../table.ts';
 import { addWide, type WideOption } from '../wide-option.ts';
@@ -88,7 +89,11 @@ export function bootedTable(
   const columns: Column<BootedMachine>[] = [
     { title: 'NAME', cell: (machine) => plain(machine.name) },
     { title: 'STATE', cell: (machine) => plain(machine.state) },
-    { title: 'POINT', cell: ({ point }) => (wide === true ? point : shortId(point)) },
+    {
+      title: 'POINT',
+      cell: ({ point, moment }) =>
+        `${wide === true ? point : shortId(point)}${moment === null ? '' : `+seq:${moment.sequence}`}`,
+    },
     {
       title: 'STARTED',
       cell: ({ startedAt }) => (wide === true ? formatTime(startedAt) : formatLocalTime(startedAt)),
@@ -121,7 +126,7 @@ function renderBoot(report: BootReport, run: CommandRun): string {
   const name = plain(report.name);
   const facts = renderFields(
     [
-      ['point', report.point],
+      [report.moment === null ? 'point' : 'moment', stateText(report)],
       ['machine id', report.machineId],
       ['connection', plain(report.connect)],
       ...report.exports.map(({ disk, uri }) => [plain(disk), plain(uri)] as const),

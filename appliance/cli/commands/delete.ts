@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { GcReport } from '../../api/operations.ts';
 import { EXIT_CODES } from '../../core/error-codes.ts';
+import { ApplianceError } from '../../core/errors.ts';
 import { confirmByName } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
@@ -73,7 +74,12 @@ async function deletePoint(run: CommandRun, [given = '']: readonly string[], opt
 
 /** The id of the point that was confirmed: an expression like `web@latest` may mean another one a moment later. */
 async function confirmDelete(run: CommandRun, given: string, { now }: DeleteOptions): Promise<string> {
-  const { point, lost } = await run.call('pointShow', { point: given });
+  const { point, moment, lost } = await run.call('pointShow', { point: given });
+  if (moment !== null) {
+    throw new ApplianceError('BAD_ARGUMENT', `${given} is a moment of a journal, not a recovery point`, {
+      hint: `Name the recovery point by its id; \`understudy points ${point.machine.name}\` lists them.`,
+    });
+  }
   const { name } = point.machine;
   const how = now === true ? ' for good' : '';
   const which = `${point.id} of ${name}, taken ${formatTime(point.createdAt)}`;

@@ -7,6 +7,7 @@ import { defineCommand } from '../define-command.ts';
 import { formatBytes, plain } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
+import { stateText } from '../state-text.ts';
 
 interface ExportOptions {
   readonly socket?: string;
@@ -79,6 +80,6 @@ async function serveUntilInterrupted(run: CommandRun, { id }: ExportReport): Pro
 
 function describe(report: ExportReport): string {
   const access = report.writable ? 'writable until the export ends' : 'read-only';
-  const what = `${plain(report.disk)} of point ${report.point}, ${formatBytes(report.sizeBytes)}, ${access}`;
+  const what = `${plain(report.disk)} of ${report.moment === null ? 'point ' : ''}${stateText(report)}, ${formatBytes(report.sizeBytes)}, ${access}`;
   return `serving ${what}; Ctrl-C ends it\n`;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
+import type { MomentDetails } from '../../api/journal-operations.ts';
 import type { PointDetails, PointSummary } from '../../api/operations.ts';
 import type { PointDisk } from '../../repository/manifest.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
@@ -16,6 +17,7 @@ import {
 } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
+import { formatMoment } from '../state-text.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
 import { addWide, type WideOption } from '../wide-option.ts';
 
@@ -112,7 +114,7 @@ export const LOST_MEANING: string =
   'Its manifest disappeared from the repository without having been deleted, so that it cannot be restored. What it ' +
   'holds is kept from `gc` all the same: when the file is put back from a copy of the repository, the point is there again.';
 
-function renderPoint({ point, usedBy, lost }: PointDetails, run: CommandRun): string {
+function renderPoint({ point, moment, usedBy, lost }: PointDetails, run: CommandRun): string {
   const { paint } = run;
   const age = formatAge(point.createdAt, run.io.clock.nowMs());
   const facts = renderFields(
@@ -140,7 +142,8 @@ function renderPoint({ point, usedBy, lost }: PointDetails, run: CommandRun): st
   const reasons = point.disks.filter((disk) => disk.reason !== '' && disk.reason !== point.reason);
   const files = point.attachments.map((file) => `  ${plain(file.name)}  ${formatBytes(file.lengthBytes)}\n`);
   const sections = [
-    `${paint('bold', `Recovery point ${point.id}`)}\n${facts}`,
+    moment === null ? '' : renderMoment(point, moment, run),
+    `${paint('bold', `${moment === null ? 'Recovery point' : 'Above the recovery point'} ${point.id}`)}\n${facts}`,
     lost
       ? `${paint(['bold', 'red'], 'This point is lost.')} ${LOST_MEANING}\n\`understudy delete ${point.id}\` gives it up.\n`
       : '',
@@ -153,6 +156,28 @@ function renderPoint({ point, usedBy, lost }: PointDetails, run: CommandRun): st
     section(paint('bold', 'Kept with it'), files),
   ];
   return sections.filter((text) => text !== '').join('\n');
+}
+
+/** What a moment is, and how far from recovery points. */
+function renderMoment({ id, machine }: PointDetails['point'], moment: MomentDetails, run: CommandRun): string {
+  const { paint } = run;
+  const age = formatAge(moment.time, run.io.clock.nowMs());
+  const above = `${count(moment.recordsAbovePoint, 'record')}, ${formatDuration(moment.microsecondsAbovePoint / 1000)} after ${id}`;
+  const distance = formatDuration(Math.abs(moment.nearestPointLaterMs));
+  const nearest = `${moment.nearestPoint}, ${distance} ${moment.nearestPointLaterMs > 0 ? 'later' : 'earlier'}`;
+  const facts = renderFields(
+    [
+      ['machine', `${plain(machine.name)} (${machine.id})`],
+      ['time', age === '' ? formatMoment(moment.time) : `${formatMoment(moment.time)} (${age})`],
+      ['sequence', String(moment.sequence)],
+      ...(moment.bookmark === null ? [] : [['bookmark', plain(moment.bookmark)] as const]),
+      ['consistency', moment.consistency],
+      ['made of', above],
+      ['nearest point', nearest],
+    ],
+    paint,
+  );
+  return `${paint('bold', 'Moment of the journal')}\n${facts}`;
 }
 
 function section(title: string, lines: readonly string[]): string {

@@ -8,6 +8,7 @@ import { defineCommand } from '../define-command.ts';
 import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
+import { stateText } from '../state-text.ts';
 import { type Column, indented, renderTable } from '../table.ts';
 import { isNbdUri } from './backup.ts';
 
@@ -85,16 +86,16 @@ function checkCombination(options: RestoreOptions): void {
   }
 }
 
-/** The id of the point that was confirmed: an expression like `web@latest` may mean another one a moment later. */
+/** The state that was confirmed, by its id: an expression like `web@latest` may mean another one a moment later. */
 async function confirmInPlace(run: CommandRun, given: string): Promise<string> {
-  const { point } = await run.call('pointShow', { point: given });
+  const { point, moment } = await run.call('pointShow', { point: given });
   const { name } = point.machine;
   const disks = point.disks.map((disk) => disk.name).join(', ');
   await confirmByName(run, {
     name,
-    consequence: `This overwrites ${disks} of ${name} with the state of ${formatTime(point.createdAt)} (${point.id}).`,
+    consequence: `This overwrites ${disks} of ${name} with the state of ${formatTime(moment?.time ?? point.createdAt)} (${stateText({ point: point.id, moment })}).`,
   });
-  return point.id;
+  return moment === null ? point.id : `${point.machine.id}@seq:${moment.sequence}`;
 }
 
 function absoluteTarget(run: CommandRun, to: string): string {
@@ -111,6 +112,6 @@ function renderRestore(report: RestoreReport, run: CommandRun): string {
   const machine = report.machine === null ? '' : ` as ${run.paint(['bold', 'green'], plain(report.machine))}`;
   const changes = report.changes.map((change) => `  - ${plain(change)}\n`);
   const changed = changes.length === 0 ? '' : `\nChanged:\n${changes.join('')}`;
-  const head = `Restored ${report.point}${machine} in ${formatDuration(report.durationMs)}.`;
+  const head = `Restored ${stateText(report)}${machine} in ${formatDuration(report.durationMs)}.`;
   return `${head}\n\n${indented(renderTable(report.targets, columns, run.paint))}${changed}`;
 }
