@@ -23,7 +23,7 @@ export interface Quiesced<T> {
 export type FreezableGuest = Pick<Domain, 'name' | 'fsFreeze' | 'fsThaw'>;
 
 /**
- * Runs `action` with the guest's file systems frozen, if the agent can do that. The guest is thawed in every case, also
+ * Runs `action` with the guest's file systems frozen, if the agent can do that; it is told whether they are. The guest is thawed in every case, also
  * when freezing failed or timed out: it may be frozen all the same. File systems that were thawed before we did it (a
  * guest's own time limit, somebody's hand) count as not frozen.
  * @throws whatever `action` throws; when the guest may still be frozen besides, the message says so
@@ -31,7 +31,7 @@ export type FreezableGuest = Pick<Domain, 'name' | 'fsFreeze' | 'fsThaw'>;
 export async function withFrozenGuest<T>(
   domain: FreezableGuest,
   marker: FreezeMarker,
-  action: () => Promise<T>,
+  action: (isFrozen: boolean) => Promise<T>,
 ): Promise<Quiesced<T>> {
   const notices: string[] = [];
   let frozen = 0;
@@ -43,7 +43,7 @@ export async function withFrozenGuest<T>(
     hasAgent = !hasCode(error, 'AGENT_UNAVAILABLE');
     notices.push(`the guest's file systems were not frozen: ${messageOf(error)}`);
   }
-  const [outcome] = await Promise.allSettled([action()]);
+  const [outcome] = await Promise.allSettled([action(frozen > 0)]);
   const { problem, thawed } = await tryToThaw(domain);
   const warning = hasAgent ? problem : undefined;
   if (warning !== undefined) notices.push(warning);

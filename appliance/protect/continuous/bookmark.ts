@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+import { type FreezableGuest, type FreezeMarker, withFrozenGuest } from '../../cbt/quiesce.ts';
+import type { Consistency } from '../../repository/manifest.ts';
+import type { Moment } from '../../volume/journal-event.ts';
+
+export interface BookmarkRequest {
+  readonly guest: FreezableGuest;
+  /** Where the freeze is noted, for whoever comes after a process that died in it. */
+  readonly marker: FreezeMarker;
+  readonly name: string;
+  /** Names the newest state of the journal, durably. @throws ApplianceError MOMENT_IN_GAP, NO_SPACE, … */
+  readonly mark: (name: string, consistency: Consistency) => Promise<Moment>;
+}
+
+export interface Bookmarked {
+  readonly moment: Moment;
+  readonly consistency: Consistency;
+  /** Sentences: what of freezing did not work. */
+  readonly notices: readonly string[];
+}
+
+/**
+ * Names a moment at which the guest's file systems are frozen: everything that they had in memory has been written by then,
+ * and a write is in the journal before the guest sees it complete. A guest that cannot be frozen is bookmarked all the same,
+ * as crash-consistent. When it turns out afterwards that the guest was thawed too early, the name moves to a second,
+ * crash-consistent bookmark behind the first, since the newest of a name counts.
+ * @throws what `mark` throws; the guest is thawed in every case
+ */
+export async function bookmarkFrozen({ guest, marker, name, mark }: BookmarkRequest): Promise<Bookmarked> {
+  const { result, isFrozen, notices } = await withFrozenGuest(guest, marker, async (wasFrozen) => {
+    const consistency = wasFrozen ? 'file-system-consistent' : 'crash-consistent';
+    return { moment: await mark(name, consistency), consistency } as const;
+  });
+  if (isFrozen || result.consistency === 'crash-consistent') return { ...result, notices };
+  return { moment: await mark(name, 'crash-consistent'), consistency: 'crash-consistent', notices };
+}
