@@ -11,10 +11,12 @@ export interface JournalPart {
   readonly lastSequence: number;
   readonly firstTimeUs: number;
   readonly lastTimeUs: number;
+  /** Bytes of its file. */
+  readonly sizeBytes: number;
   readonly rates: WriteRates;
   /** Its headers. WRITE_LOG_CORRUPT, IO_FAILED. */
   table(): Promise<RecordTable>;
-  /** The plain data of a record, verified: all of it, at least `leastBytes`. WRITE_LOG_CORRUPT, IO_FAILED. */
+  /** The plain data of a record, verified: at least its first `leastBytes`. WRITE_LOG_CORRUPT, IO_FAILED. */
   fetch(position: number, leastBytes: number): Promise<Buffer>;
   /** Its file stays readable until the result is disposed of, whatever becomes of its name. */
   hold(): Disposable;

@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Clock, systemClock } from '../core/clock.ts';
+import { makeDirectoryDurably } from '../core/durable-file.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { Slice } from '../core/extent-map.ts';
-import type { FileSystem } from '../core/file-system.ts';
+import { type FileSystem, realFileSystem } from '../core/file-system.ts';
 import type { MachineId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
 import type { Consistency } from '../repository/manifest.ts';
-import { type Fold, type JournalEvent, type Moment, parseJournalEvent, type StretchKind } from './journal-event.ts';
-import { JournalHistory } from './journal-history.ts';
-import { JournalParts } from './journal-part.ts';
+import { BlockCache } from './block-cache.ts';
+import { JournalContent, openSealedParts } from './journal-content.ts';
+import { type Fold, type JournalEvent, type Moment, type StretchKind } from './journal-event.ts';
+import type { JournalHistory } from './journal-history.ts';
+import { forgetExpired, JournalKeeper, type KeeperOptions } from './journal-keeper.ts';
+import type { JournalParts } from './journal-part.ts';
 import { type Timeline, type TimelineRange, timelineOf } from './journal-timeline.ts';
 import { JournalView } from './journal-view.ts';
 import { listWrites, type WriteQuery } from './journal-writes.ts';
 import { RawPart } from './raw-part.ts';
 import type { WriteFact } from './record-table.ts';
+import type { Sealing } from './sealing-thread.ts';
 import type { Appended, DiskRange, WriteLayer, WriteSink } from './write-layer.ts';
 import { WriteLog } from './write-log.ts';
-import type { RecordFacts } from './write-log-format.ts';
-import { locationOf, segmentOf } from './write-log-index.ts';
+import { locationOf } from './write-log-index.ts';
 
 export interface JournalOptions {
   /** 32 bytes: encrypt and authenticate everything. Null: checksums only. A journal keeps what it began with. */
@@ -28,6 +32,12 @@ export interface JournalOptions {
   readonly fileSystem?: FileSystem;
   /** A segment is not appended to beyond it. */
   readonly segmentBytes?: number;
+  /** How long what a recovery point holds is kept; default 24 h. */
+  readonly windowMs?: number;
+  /** The oldest of it leaves earlier while the journal has more bytes. Default: no limit. */
+  readonly windowBytes?: number;
+  /** What seals segments; default: a thread for each run. */
+  readonly startSealing?: () => Sealing;
 }
 
 /** A wish for a moment, in one of the ways in which people name one. */
@@ -37,6 +47,9 @@ export type MomentWish =
   | { readonly bookmark: string }
   | 'newest';
 
+const DEFAULT_WINDOW_MS: number = 24 * 3_600_000;
+/** Plain blocks of sealed segments that are kept in memory. */
+const CACHE_BYTES: number = 32 * 1024 * 1024;
 /** Longest name of a bookmark, in characters. */
 const MAX_BOOKMARK_NAME = 200;
 /** Longest reason that is written, in characters. */
@@ -55,15 +68,16 @@ const MAX_REASON = 500;
  */
 export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
   private readonly log: WriteLog;
+  private readonly content: JournalContent;
+  private readonly keeper: JournalKeeper;
   private readonly clock: Clock;
   private readonly parts: JournalParts;
   private readonly history: JournalHistory;
-  /** The last record behind which no part of a request is missing. */
-  private lastWhole: Moment;
   /** A stretch was begun, and its end was not asked for. */
   private isStretchAsked = false;
   /** The end of a stretch that must stand in the log before anything else does. */
   private owed: JournalEvent | undefined;
+  private closing: Promise<void> | undefined;
   private settling: Promise<unknown> | undefined;
 
   /**
@@ -73,22 +87,43 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
    * @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, BAD_ARGUMENT, NO_SPACE, IO_FAILED
    */
   static async open(directory: string, options: JournalOptions): Promise<Journal> {
-    const found = new JournalContent();
-    const log = await WriteLog.open(directory, { ...options, hasEvents: true, observer: found });
-    found.segmentAt = (number) => log.segments.get(number);
-    return new Journal(log, found, options.clock ?? systemClock);
+    const { key, fileSystem = realFileSystem, clock = systemClock } = options;
+    await makeDirectoryDurably(directory, fileSystem);
+    const cache = new BlockCache(CACHE_BYTES);
+    const content = new JournalContent(key !== null);
+    const after = content.addSealed(await openSealedParts({ directory, fileSystem, key, cache }));
+    const log = await WriteLog.open(directory, { ...options, hasEvents: true, observer: content, after });
+    content.segmentAt = (number) => log.segments.get(number);
+    try {
+      content.checkBeginning(directory);
+    } catch (error) {
+      await log.close();
+      throw error;
+    }
+    const { windowMs = DEFAULT_WINDOW_MS, windowBytes = Number.POSITIVE_INFINITY } = options;
+    const keeping = {
+      directory,
+      fileSystem,
+      key,
+      clock,
+      windowMs,
+      windowBytes,
+      cache,
+      startSealing: options.startSealing,
+    };
+    return new Journal(log, content, keeping);
   }
 
-  private constructor(log: WriteLog, found: JournalContent, clock: Clock) {
+  private constructor(log: WriteLog, content: JournalContent, keeping: KeeperOptions) {
+    const { parts, history } = content;
     this.log = log;
-    this.clock = clock;
-    this.parts = found.parts;
-    this.history = found.history;
-    this.lastWhole = found.lastWhole;
-    found.onWhole = (moment) => {
-      this.lastWhole = moment;
-    };
-    if (this.history.openStretch !== undefined) this.owe('interrupted');
+    this.clock = keeping.clock;
+    this.content = content;
+    this.parts = parts;
+    this.history = history;
+    forgetExpired(parts, history);
+    this.keeper = new JournalKeeper(keeping, { log, parts, history });
+    if (history.openStretch !== undefined) this.owe('interrupted');
     this.dropFolded();
   }
 
@@ -122,9 +157,14 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     return this.history.knownFolds;
   }
 
+  /** Views begin here or later: 0, or the oldest fold once what is before has left the window. */
+  get oldestBase(): number {
+    return (this.parts.first?.firstSequence ?? 1) === 1 ? 0 : (this.folds[0]?.sequence ?? 0);
+  }
+
   /** The newest state: the last record behind which no part of a request is missing. */
   get newest(): Moment {
-    return this.lastWhole;
+    return this.content.lastWhole;
   }
 
   /** The stretch that lasts now, if one does. */
@@ -134,7 +174,12 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** Bytes of its files. */
   get sizeBytes(): number {
-    return this.log.sizeBytes;
+    return this.parts.all.reduce((sum, part) => sum + part.sizeBytes, 0);
+  }
+
+  /** Why sealing or releasing segments failed the last time, if it did; it is tried again after each fold. */
+  get keepingProblem(): Error | undefined {
+    return this.keeper.problem;
   }
 
   /** Bytes of a torn tail that were cut off at the start. */
@@ -184,7 +229,7 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
    * same, and stands in the log before anything else. Without an open stretch it changes nothing.
    */
   async endStretch(reason: string): Promise<Moment> {
-    if (!this.isStretchAsked) return this.lastWhole;
+    if (!this.isStretchAsked) return this.content.lastWhole;
     this.isStretchAsked = false;
     try {
       return await this.appendEvent({ event: 'stretch-ends', reason: reason.slice(0, MAX_REASON) });
@@ -227,6 +272,16 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     await this.flush();
     this.dropFolded();
     switchBase?.();
+    // Its failure stands in `keepingProblem`, and the next fold tries again.
+    this.keeper.run().catch(() => undefined);
+  }
+
+  /**
+   * Seals what is full, durable and folded, and releases what has left the window. It happens after each fold by itself, and
+   * appends never wait for it. Errors: NO_SPACE, IO_FAILED, WRITE_LOG_CORRUPT; the next call goes on.
+   */
+  async maintain(): Promise<void> {
+    await this.keeper.run();
   }
 
   /**
@@ -302,7 +357,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** Flushes unless the log has failed, and closes its files. An open stretch stays without an end. Idempotent. */
   close(): Promise<void> {
-    return this.log.close();
+    this.closing ??= this.keeper.close().then(() => this.log.close());
+    return this.closing;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -310,8 +366,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
   }
 
   private now(): Moment {
-    const timeUs = Math.max(Math.floor(this.clock.nowMs() * 1000), this.lastWhole.timeUs);
-    return { sequence: this.lastWhole.sequence, timeUs };
+    const timeUs = Math.max(Math.floor(this.clock.nowMs() * 1000), this.content.lastWhole.timeUs);
+    return { sequence: this.content.lastWhole.sequence, timeUs };
   }
 
   private async appendEvent(event: JournalEvent): Promise<Moment> {
@@ -321,8 +377,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** The open stretch ended with the last whole record; nothing may follow in the log before that stands there. */
   private owe(reason: string): void {
-    this.history.end(this.lastWhole, reason);
-    this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at: this.lastWhole };
+    this.history.end(this.content.lastWhole, reason);
+    this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at: this.content.lastWhole };
   }
 
   private settle(): Promise<unknown> {
@@ -360,32 +416,5 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
       }
     }
     return first;
-  }
-}
-
-/** What a journal knows of its log, kept up to date by each record. */
-class JournalContent {
-  readonly parts = new JournalParts();
-  readonly history = new JournalHistory();
-  lastWhole: Moment = { sequence: 0, timeUs: 0 };
-  segmentAt: ConstructorParameters<typeof RawPart>[2] = () => undefined;
-  onWhole: (moment: Moment) => void = () => undefined;
-  private current: RawPart | undefined;
-
-  recorded(facts: RecordFacts, location: number, payload: Buffer): void {
-    let part = this.current;
-    if (part === undefined || part.number !== segmentOf(location)) {
-      part = new RawPart(facts, location, (number) => this.segmentAt(number));
-      this.parts.append(part);
-      this.current = part;
-    }
-    part.add(facts, location);
-    if (facts.continues) return;
-    const here = { sequence: facts.sequence, timeUs: facts.timeUs };
-    this.lastWhole = here;
-    this.onWhole(here);
-    if (facts.kind !== 'event') return;
-    const event = parseJournalEvent(payload);
-    if (event !== undefined) this.history.apply(event, here);
   }
 }

@@ -32,13 +32,22 @@ export interface SegmentCipher {
  */
 export function segmentCipher(key: Buffer | null, header: Omit<SegmentHeader, 'keyCheck'>): SegmentCipher {
   const saltCrc = crc32(header.salt);
-  if (key === null) return new PlainCipher(saltCrc);
+  return key === null ? new PlainCipher(saltCrc) : new GcmCipher(segmentKey(key, header, KEY_LABEL), saltCrc);
+}
+
+/** The key of one segment alone: HKDF-SHA-256(key, its salt, label and what its header says). */
+export function segmentKey(key: Buffer, header: Omit<SegmentHeader, 'keyCheck'>, label: string): Buffer {
   const numbers = Buffer.alloc(24);
   numbers.writeBigUInt64BE(BigInt(header.number), 0);
   numbers.writeBigUInt64BE(BigInt(header.baseSequence), 8);
   numbers.writeBigUInt64BE(BigInt(header.createdUs), 16);
-  const info = Buffer.concat([Buffer.from(KEY_LABEL, 'latin1'), header.logId, header.machineId, numbers]);
-  return new GcmCipher(Buffer.from(hkdfSync('sha256', key, header.salt, info, 32)), saltCrc);
+  const info = Buffer.concat([Buffer.from(label, 'latin1'), header.logId, header.machineId, numbers]);
+  return Buffer.from(hkdfSync('sha256', key, header.salt, info, 32));
+}
+
+/** Tells a wrong key from damage. */
+export function keyCheckOf(segmentKey: Buffer): Buffer {
+  return createHmac('sha256', segmentKey).update(KEY_CHECK_LABEL).digest().subarray(0, KEY_CHECK_BYTES);
 }
 
 const KEY_LABEL = 'understudy write log segment 1';
@@ -74,7 +83,7 @@ class GcmCipher implements SegmentCipher {
   constructor(key: Buffer, saltCrc: number) {
     this.saltCrc = saltCrc;
     this.key = key;
-    this.keyCheck = createHmac('sha256', key).update(KEY_CHECK_LABEL).digest().subarray(0, KEY_CHECK_BYTES);
+    this.keyCheck = keyCheckOf(key);
   }
 
   seal(facts: RecordFacts, payload: Buffer, header: Buffer): readonly Buffer[] {

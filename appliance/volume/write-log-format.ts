@@ -93,9 +93,9 @@ export interface RecordHeader extends RecordFacts {
   readonly payloadCrc: number;
 }
 
-export function encodeSegmentHeader(header: SegmentHeader): Buffer {
+export function encodeSegmentHeader(header: SegmentHeader, magic: Buffer = SEGMENT_MAGIC): Buffer {
   const bytes = Buffer.alloc(SEGMENT_HEADER_BYTES);
-  SEGMENT_MAGIC.copy(bytes, 0);
+  magic.copy(bytes, 0);
   bytes.writeUInt16BE(header.version, 8);
   bytes.writeUInt16BE(header.isEncrypted ? FLAG_ENCRYPTED : 0, 10);
   header.logId.copy(bytes, 16, 0, ID_BYTES);
@@ -110,8 +110,8 @@ export function encodeSegmentHeader(header: SegmentHeader): Buffer {
 }
 
 /** Undefined for bytes that are no intact header. REPOSITORY_FORMAT for an intact one of another version. */
-export function decodeSegmentHeader(bytes: Buffer): SegmentHeader | undefined {
-  if (bytes.length < SEGMENT_HEADER_BYTES || !bytes.subarray(0, SEGMENT_MAGIC.length).equals(SEGMENT_MAGIC)) {
+export function decodeSegmentHeader(bytes: Buffer, magic: Buffer = SEGMENT_MAGIC): SegmentHeader | undefined {
+  if (bytes.length < SEGMENT_HEADER_BYTES || !bytes.subarray(0, magic.length).equals(magic)) {
     return undefined;
   }
   const checksum = bytes.readUInt32BE(SEGMENT_HEADER_BYTES - 4);

@@ -10,7 +10,7 @@ const CACHE_BYTES: number = 4 * 1024 * 1024;
 /** What the cache counts for a record beside its bytes. */
 const CACHE_ENTRY_BYTES = 200;
 
-/** Where the plain data of records is brought from, verified: all of a record that has at least `leastBytes` of it. */
+/** Where the plain data of records is brought from, verified: of a record at least its first `leastBytes`, in memory of its own. */
 export type RecordSource = (segmentNumber: number, position: number, leastBytes: number) => Promise<Buffer>;
 
 /** Reads the data of single records, each verified on the very read that brings it from the file. */
@@ -19,7 +19,7 @@ export class WriteLogReader {
   private readonly cache = new Map<number, Buffer>();
   private cachedBytes = 0;
   /** Records that are being read, so that concurrent small reads of one record share its verification. */
-  private readonly fetching = new Map<number, Promise<Buffer>>();
+  private readonly fetching = new Map<number, { readonly fetch: Promise<Buffer>; readonly leastBytes: number }>();
 
   constructor(source: RecordSource) {
     this.source = source;
@@ -42,9 +42,9 @@ export class WriteLogReader {
 
   private async fetchOnce(location: number, leastBytes: number): Promise<Buffer> {
     const running = this.fetching.get(location);
-    if (running !== undefined) return await running;
+    if (running !== undefined && running.leastBytes >= leastBytes) return await running.fetch;
     const fetch = this.source(segmentOf(location), positionOf(location), leastBytes);
-    this.fetching.set(location, fetch);
+    this.fetching.set(location, { fetch, leastBytes });
     try {
       return await fetch;
     } finally {
@@ -61,7 +61,9 @@ export class WriteLogReader {
   }
 
   private remember(location: number, payload: Buffer): void {
-    if (this.cache.has(location)) return;
+    const known = this.cache.get(location);
+    if (known !== undefined && known.length >= payload.length) return;
+    if (known !== undefined) this.cachedBytes -= known.length + CACHE_ENTRY_BYTES;
     this.cache.set(location, payload);
     this.cachedBytes += payload.length + CACHE_ENTRY_BYTES;
     for (const [oldest, old] of this.cache) {

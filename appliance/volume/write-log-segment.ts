@@ -47,7 +47,8 @@ export interface ScanEnd {
 const SEGMENT_NAME = /^segment-([0-9]{10})\.log$/;
 /** A scan reads this much at once: a few milliseconds of work between turns of the event loop. */
 const SCAN_BYTES: number = 1024 * 1024;
-const MAX_SPAN: number = recordSpan(MAX_RECORD_DATA_BYTES + TAG_BYTES);
+/** Longest record. */
+export const MAX_SPAN: number = recordSpan(MAX_RECORD_DATA_BYTES + TAG_BYTES);
 
 export function segmentName(number: number): string {
   return `segment-${String(number).padStart(10, '0')}.log`;
@@ -135,7 +136,7 @@ export async function scanSegment(segment: Segment, onRecord: (record: FoundReco
     await readExactly(file, bytes, position, path);
     let at = 0;
     while (at < bytes.length) {
-      const record = recordAt(segment, bytes, at);
+      const record = recordAt(segment.cipher, bytes, at);
       if (record === undefined) break;
       if (record.header.sequence !== nextSequence) {
         throw corrupt(path, position + at, `record ${record.header.sequence} stands where ${nextSequence} belongs`);
@@ -179,16 +180,17 @@ export function corrupt(path: string, position: number, problem: string): Applia
   return new ApplianceError('WRITE_LOG_CORRUPT', `${path} at byte ${position}: ${problem}`, { details });
 }
 
-function recordAt(segment: Segment, bytes: Buffer, at: number): Omit<FoundRecord, 'position'> | undefined {
-  const header = decodeRecordHeader(bytes, at, segment.cipher.saltCrc);
-  if (header === undefined || !isPlausible(header, segment.cipher.isEncrypted)) return undefined;
+/** The intact record at `at`, verified, if there is one and all of it is in `bytes`. */
+export function recordAt(cipher: SegmentCipher, bytes: Buffer, at: number): Omit<FoundRecord, 'position'> | undefined {
+  const header = decodeRecordHeader(bytes, at, cipher.saltCrc);
+  if (header === undefined || !isPlausible(header, cipher.isEncrypted)) return undefined;
   const span = recordSpan(header.payloadBytes);
   if (at + span > bytes.length) return undefined;
   const payloadAt = at + RECORD_HEADER_BYTES;
   const payloadEnd = payloadAt + header.payloadBytes;
   if (bytes.subarray(payloadEnd, at + span).some((byte) => byte !== 0)) return undefined;
   const headerBytes = bytes.subarray(at, payloadAt);
-  const payload = segment.cipher.open(header, headerBytes, bytes.subarray(payloadAt, payloadEnd));
+  const payload = cipher.open(header, headerBytes, bytes.subarray(payloadAt, payloadEnd));
   return payload === undefined ? undefined : { header, payload };
 }
 

@@ -30,6 +30,7 @@ export class WriteLogTail {
   /** The segment that is appended to. */
   private current: Segment | undefined;
   private position = 0;
+  private isEndAsked = false;
   private lastNumber: number;
   private totalBytes: number;
 
@@ -67,14 +68,16 @@ export class WriteLogTail {
 
   /** The segment to which `bytes` can be appended now; undefined when a new one has to be begun. */
   roomFor(bytes: number): Segment | undefined {
+    if (this.isEndAsked) this.current = undefined;
+    this.isEndAsked = false;
     const limit = Math.min(this.options.segmentBytes ?? DEFAULT_SEGMENT_BYTES, MAX_SEGMENT_BYTES / 2);
     const isFull = this.position > SEGMENT_HEADER_BYTES && this.position + bytes > limit;
     return isFull ? undefined : this.current;
   }
 
-  /** No record will follow in the segment that is appended to. */
-  end(): void {
-    this.current = undefined;
+  /** The next batch begins a new segment. */
+  endCurrent(): void {
+    this.isEndAsked = true;
   }
 
   /** Begins a new segment; everything before must be on stable storage. */
@@ -117,11 +120,10 @@ export class WriteLogTail {
   }
 
   /** Takes a segment out of the log; its file is the caller's from then on. Not the last one while it is appended to. */
-  detach(number: number, bytes: number): Segment | undefined {
+  detach(number: number): Segment | undefined {
     const segment = this.segments.get(number);
     if (segment === undefined || segment === this.current) return undefined;
     this.segments.delete(number);
-    this.totalBytes -= bytes;
     return segment;
   }
 

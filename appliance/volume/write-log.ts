@@ -140,7 +140,8 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     });
     this.reader = new WriteLogReader((number, position, leastBytes) => {
       const segment = this.tail.segments.get(number);
-      invariant(segment !== undefined, 'the index names segments that are there');
+      // Only a read that took longer than a released segment is kept for can meet this.
+      if (segment === undefined) throw new ApplianceError('IO_FAILED', `segment ${number} of the log was released`);
       return fetchRecord(segment, position, leastBytes);
     });
     this.index = index;
@@ -167,7 +168,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     return this.durable;
   }
 
-  /** Bytes of all segments. */
+  /** Bytes of all segments that were ever in it. */
   get sizeBytes(): number {
     return this.tail.sizeBytes;
   }
@@ -249,15 +250,14 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     this.index.dropThrough(location);
   }
 
-  /** No record will follow in the segment that is appended to now; the next append begins a new one. */
-  async endSegment(): Promise<void> {
-    await this.queue.idle();
-    this.tail.end();
+  /** The next append begins a new segment. */
+  endSegment(): void {
+    this.tail.endCurrent();
   }
 
-  /** Takes a segment of `bytes` out of the log; its file is the caller's from then on. Undefined while it is appended to. */
-  detachSegment(number: number, bytes: number): Segment | undefined {
-    return this.tail.detach(number, bytes);
+  /** Takes a segment out of the log; its file is the caller's from then on. Undefined while it is appended to. */
+  detachSegment(number: number): Segment | undefined {
+    return this.tail.detach(number);
   }
 
   read(location: number, from: number, into: Buffer): Promise<void> {

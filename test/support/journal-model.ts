@@ -7,7 +7,10 @@ import type { FileSystem } from '../../appliance/core/file-system.ts';
 import { Journal, type JournalOptions } from '../../appliance/volume/journal.ts';
 import type { Moment, StretchKind } from '../../appliance/volume/journal-event.ts';
 import { layeredDevice } from '../../appliance/volume/logged-device.ts';
+import type { Sealing } from '../../appliance/volume/sealing-thread.ts';
+import { type SealingTask, SegmentSealer } from '../../appliance/volume/segment-sealer.ts';
 import type { WriteLayer } from '../../appliance/volume/write-layer.ts';
+import { MAX_RECORD_DATA_BYTES } from '../../appliance/volume/write-log-format.ts';
 import { MACHINE, type Step } from './write-log-model.ts';
 
 /** A clock that stands until it is moved. */
@@ -68,7 +71,11 @@ export class JournalModel {
   /** The power failed: what the log does not have never happened. The stretch that was open has ended. */
   cutAfter(lastSequence: number): void {
     const isKept = ({ sequence }: Moment): boolean => sequence <= lastSequence;
+    const torn = this.steps.find(({ moment }) => !isKept(moment));
     this.steps = this.steps.filter(({ moment }) => isKept(moment));
+    const part = torn === undefined ? undefined : firstRecords(torn.step, lastSequence - torn.moment.sequence);
+    // What was written of a request that nobody was told of counts for the state, and no moment ends with it.
+    if (part !== undefined) this.steps.push({ step: part, moment: { sequence: lastSequence, timeUs: 0 } });
     this.whole = this.whole.filter(isKept);
     this.folds = this.folds.filter((sequence) => sequence <= lastSequence);
     this.stretches = this.stretches.filter(({ begin }) => isKept(begin));
@@ -112,6 +119,18 @@ export class JournalModel {
   }
 }
 
+/** A write without its last `-missing` records; undefined when nothing is left. */
+function firstRecords(step: Step, missing: number): Step | undefined {
+  if (step.kind === 'zero') return undefined;
+  const ends: number[] = [];
+  for (let at = step.offset; at < step.offset + step.data.length; ) {
+    at = Math.min(step.offset + step.data.length, (Math.floor(at / MAX_RECORD_DATA_BYTES) + 1) * MAX_RECORD_DATA_BYTES);
+    ends.push(at);
+  }
+  const end = ends[ends.length + missing - 1];
+  return end === undefined ? undefined : { ...step, data: step.data.subarray(0, end - step.offset) };
+}
+
 /** Reads all disks of a layer over the model's state at `after`. */
 export async function readLayer(model: JournalModel, layer: WriteLayer, after: number): Promise<Buffer[]> {
   const disks: Buffer[] = [];
@@ -130,9 +149,10 @@ export async function readLayer(model: JournalModel, layer: WriteLayer, after: n
 export async function checkMoments(
   journal: Journal,
   model: JournalModel,
-  how: { readonly random: () => number; readonly clock: TestClock; readonly count: number; readonly oldest?: number },
+  how: { readonly random: () => number; readonly clock: TestClock; readonly count: number },
 ): Promise<number> {
-  const { random, count, oldest = 0 } = how;
+  const { random, count } = how;
+  const oldest = journal.oldestBase;
   const now = { sequence: model.newest.sequence, timeUs: Math.max(how.clock.ms * 1000, model.newest.timeUs) };
   const firstUs = model.whole[0]?.timeUs ?? now.timeUs;
   let opened = 0;
@@ -196,6 +216,7 @@ export async function randomEvent(
       await journal.folded({ pointId: '0123456789abcdef', sequence: moment.sequence });
       model.folds.push(moment.sequence);
       model.whole.push({ sequence: journal.lastSequence, timeUs: journal.newest.timeUs });
+      await journal.maintain();
     }
   } else if (chance < 0.25) await journal.flush();
   else {
@@ -203,4 +224,26 @@ export async function randomEvent(
     const moment = step.kind === 'write' ? await journal.append(step) : await journal.appendZero(step);
     model.applied(step, moment);
   }
+}
+
+/** Seals at once, in this thread. */
+export class InlineSealing implements Sealing {
+  private sealer: SegmentSealer | undefined;
+
+  async begin(task: SealingTask): Promise<Buffer[]> {
+    this.sealer = new SegmentSealer(task);
+    return [this.sealer.begin()];
+  }
+
+  async feed(bytes: ArrayBuffer): Promise<Buffer[]> {
+    assert.ok(this.sealer !== undefined);
+    return this.sealer.feed(Buffer.from(bytes));
+  }
+
+  async finish(): Promise<Buffer[]> {
+    assert.ok(this.sealer !== undefined);
+    return this.sealer.finish();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {}
 }

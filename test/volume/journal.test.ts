@@ -9,6 +9,7 @@ import { readRange } from '../block/conformance.ts';
 import { CrashingFileSystem, randomSource } from '../support/crashing-file-system.ts';
 import {
   checkMoments,
+  InlineSealing,
   JournalModel,
   openJournal,
   randomEvent,
@@ -181,15 +182,18 @@ test('a fold drops the index and changes the base in one turn', async (t) => {
 for (const key of [null, KEY]) {
   const how = key === null ? 'plain' : 'encrypted';
 
-  test(`${how}: random moments of a journal with folds and crashes read exactly what a model says`, async () => {
-    let opened = 0;
-    for (let seed = 1; seed <= 10; seed++) {
+  test(`${how}: random moments of a journal with folds, sealing, expiry and crashes read what a model says`, async () => {
+    const seen = { moments: 0, sealed: 0, expired: 0 };
+    for (let seed = 1; seed <= 12; seed++) {
       const random = randomSource(seed);
       const clock = new TestClock();
       const model = new JournalModel(3, SIZE);
       const steps = new DiskModel(3, SIZE);
       const nextStep = (): ReturnType<typeof randomStep> => randomStep(random, steps, random() < 0.1 ? 140_000 : 6_000);
-      const setup = { directory: '/journal', key, clock, segmentBytes: 250_000 };
+      const startSealing = (): InlineSealing => new InlineSealing();
+      // Half of the journals keep everything, the others the last seconds.
+      const windowMs = seed % 2 === 0 ? 8_000 : 1e9;
+      const setup = { directory: '/journal', key, clock, segmentBytes: 60_000, windowMs, startSealing };
       let fileSystem = new CrashingFileSystem();
       let journal = await openJournal({ ...setup, fileSystem });
       for (let event = 0; event < 200; event++) {
@@ -204,14 +208,16 @@ for (const key of [null, KEY]) {
         model.cutAfter(journal.lastSequence);
         model.endOpenStretch(journal.newest);
         const newest = await readLayer(model, journal, journal.foldedSequence);
-        for (const [disk, content] of model.stateAt(journal.newest.sequence).entries()) {
+        for (const [disk, content] of model.stateAt(journal.lastSequence).entries()) {
           assert.ok(newest[disk]?.equals(content), `disk ${disk} after a crash`);
         }
       }
-      opened += await checkMoments(journal, model, { random, clock, count: 100 });
+      seen.moments += await checkMoments(journal, model, { random, clock, count: 200 });
+      seen.sealed += (await fileSystem.readDirectory('/journal')).filter(({ name }) => name.endsWith('.sealed')).length;
+      if (journal.oldestBase > 0) seen.expired += 1;
       await journal.close();
     }
-    assert.ok(opened > 300, `${opened} moments were opened`);
+    assert.ok(seen.moments >= 500 && seen.sealed > 50 && seen.expired > 1, JSON.stringify(seen));
   });
 }
 
