@@ -35,6 +35,13 @@ export class RemoteAppliance implements Appliance {
   readonly machineList: Operation<'machineList'> = (params, context) => this.call('machineList', params, context);
   readonly machineShow: Operation<'machineShow'> = (params, context) => this.call('machineShow', params, context);
   readonly backup: Operation<'backup'> = (params, context) => this.call('backup', params, context);
+  readonly protect: Operation<'protect'> = (params, context) => this.call('protect', params, context);
+  readonly unprotect: Operation<'unprotect'> = (params, context) => this.call('unprotect', params, context);
+  readonly protection: Operation<'protection'> = (params, context) => this.call('protection', params, context);
+  readonly protectionPause: Operation<'protectionPause'> = (params, context) =>
+    this.call('protectionPause', params, context);
+  readonly protectionResume: Operation<'protectionResume'> = (params, context) =>
+    this.call('protectionResume', params, context);
   readonly points: Operation<'points'> = (params, context) => this.call('points', params, context);
   readonly timeline: Operation<'timeline'> = (params, context) => this.call('timeline', params, context);
   readonly writes: Operation<'writes'> = (params, context) => this.call('writes', params, context);

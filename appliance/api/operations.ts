@@ -93,6 +93,57 @@ export interface BackupReport {
   readonly notices: readonly string[];
 }
 
+export interface ProtectParams extends ConnectParams {
+  /** A machine's name or UUID. */
+  readonly target: string;
+  /** A state each so often (`5s`, `1m`, at least `1s`); every write when left out. */
+  readonly interval?: string;
+  /** `write`: each write of the guest waits until it is on stable storage. Default: `group`, within a second. */
+  readonly durability?: 'group' | 'write';
+}
+
+/** A machine under continuous protection. */
+export interface ProtectionReport {
+  readonly machine: string;
+  readonly machineId: string;
+  readonly connect: string;
+  readonly protectedSince: string;
+  readonly mode: 'writes' | 'interval';
+  /** Null: every write. */
+  readonly intervalMs: number | null;
+  readonly durability: 'group' | 'write';
+  /** `seeding`, `protected`, `behind`, `resyncing`, `paused`; `stopped` while no service runs. */
+  readonly state: 'seeding' | 'protected' | 'behind' | 'resyncing' | 'paused' | 'stopped';
+  readonly reason: string;
+  readonly stateSince: string | null;
+  /** How much would be lost if the machine were lost now, as time; null when nothing can be recovered yet. */
+  readonly rpoMs: number | null;
+  readonly journalBytes: number;
+  /** Bytes that the guest wrote, over the last minute. */
+  readonly bytesPerSecond: number;
+  /** The span in which moments can be recovered; null when there is none. */
+  readonly window: { readonly from: string; readonly to: string } | null;
+  /** Spans within it in which none can. */
+  readonly gaps: readonly { readonly from: string; readonly to: string | null; readonly reason: string }[];
+  /** When the journal was last folded into a recovery point, and why the last attempt failed. */
+  readonly lastFold: string | null;
+  readonly foldProblem: string | null;
+  /** The states that it went through, oldest first. */
+  readonly history: readonly {
+    readonly at: string;
+    readonly state: string;
+    readonly mode: string;
+    readonly reason: string;
+  }[];
+}
+
+export interface UnprotectReport {
+  readonly machine: string;
+  /** The recovery point that holds the last state; null when there was none to save. */
+  readonly point: string | null;
+  readonly outcome: string;
+}
+
 export interface PointsParams {
   /** A machine's name or id. */
   readonly machine?: string;
@@ -352,6 +403,13 @@ export interface Appliance extends AsyncDisposable {
   machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]>;
   machineShow(params: ConnectParams & { readonly name: string }, context: OperationContext): Promise<MachineDetails>;
   backup(params: BackupParams, context: OperationContext): Promise<BackupReport>;
+  /** Protects a machine from now on, until `unprotect`; the service does it. */
+  protect(params: ProtectParams, context: OperationContext): Promise<ProtectionReport>;
+  unprotect(params: { readonly name: string }, context: OperationContext): Promise<UnprotectReport>;
+  protection(params: Record<string, never>, context: OperationContext): Promise<readonly ProtectionReport[]>;
+  /** Lets another tool have a protected machine, and takes it up again. */
+  protectionPause(params: { readonly name: string }, context: OperationContext): Promise<ProtectionReport>;
+  protectionResume(params: { readonly name: string }, context: OperationContext): Promise<ProtectionReport>;
   points(params: PointsParams, context: OperationContext): Promise<readonly PointSummary[]>;
   timeline(params: TimelineParams, context: OperationContext): Promise<TimelineReport>;
   writes(params: WritesParams, context: OperationContext): Promise<WritesReport>;

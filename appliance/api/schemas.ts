@@ -47,6 +47,15 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
     required: ['target'],
     properties: { target: text, name: text, fullScan: flag, connect: text },
   },
+  protect: {
+    ...object,
+    required: ['target'],
+    properties: { target: text, interval: text, durability: { enum: ['group', 'write'] }, connect: text },
+  },
+  unprotect: { ...object, required: ['name'], properties: { name: text } },
+  protection: none,
+  protectionPause: { ...object, required: ['name'], properties: { name: text } },
+  protectionResume: { ...object, required: ['name'], properties: { name: text } },
   points: { ...object, required: [], properties: { machine: text } },
   timeline: { ...object, required: ['machine'], properties: { machine: text, from: text, to: text } },
   writes: {

@@ -5,15 +5,16 @@ import { Catalog } from '../catalog/catalog.ts';
 import { refuseUnfinishedRebuild } from '../catalog/rebuild.ts';
 import { type ReconcileReport, reconcile } from '../catalog/reconcile.ts';
 import type { Clock } from '../core/clock.ts';
-import { ApplianceError } from '../core/errors.ts';
+import type { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import type { MachineId } from '../core/ids.ts';
 import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
+import { ContinuousService } from '../protect/continuous/continuous-service.ts';
+import { DEFAULT_SESSION_SETTINGS } from '../protect/continuous/session-settings.ts';
 import { ProtectService } from '../protect/protect-service.ts';
 import { RecoverService } from '../recover/recover-service.ts';
-import type { JournalSource } from '../recover/state-disks.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
@@ -42,6 +43,7 @@ export interface Storage {
 /** The services of an open appliance, in one lifetime: a rebuilt catalog means a new core. */
 export interface Core extends Storage, AsyncDisposable {
   readonly protect: ProtectService;
+  readonly continuous: ContinuousService;
   readonly recover: RecoverService;
   readonly connections: ConnectionCache;
   /** The journal of a machine, or undefined when it has none. Errors as `Journal.open`. */
@@ -68,6 +70,7 @@ export function openRepository({ store, config, masterKey, onFailure }: Foundati
 export async function startCore(
   foundation: Foundation,
   storage: Storage & { readonly reconciled?: ReconcileReport },
+  onNotice: (sentence: string) => void,
 ): Promise<Core> {
   const { catalog, repository } = storage;
   const { state, clock } = foundation;
@@ -86,11 +89,25 @@ export async function startCore(
     scratchDirectory,
     connect: (uri) => connections.get(uri),
   });
+  const continuous = scope.use(
+    await ContinuousService.open({
+      repository,
+      catalog,
+      protect,
+      clock,
+      runtimeDirectory,
+      stateDirectory: state.path,
+      scratchDirectory,
+      connect: (uri) => connections.get(uri),
+      settings: DEFAULT_SESSION_SETTINGS,
+      onNotice,
+    }),
+  );
   const recover = scope.use(
     await RecoverService.open({
       repository,
       catalog,
-      journals: noJournals,
+      journals: continuous,
       nbd,
       clock,
       runtimeDirectory,
@@ -103,19 +120,14 @@ export async function startCore(
     catalog,
     repository,
     protect,
+    continuous,
     recover,
     connections,
-    journalOf: async () => undefined,
+    journalOf: (machineId) => continuous.journalOf(machineId),
     reconciled: storage.reconciled,
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };
 }
-
-/** No machine has a journal in this version: every state is a recovery point. */
-const noJournals: JournalSource = {
-  openLayer: ({ machineId }) =>
-    Promise.reject(new ApplianceError('MOMENT_NOT_FOUND', `there is no journal of ${machineId}`)),
-};
 
 async function prepareDirectory(path: string, mode: number): Promise<string> {
   try {

@@ -25,12 +25,15 @@ import type {
   PointParams,
   PointSummary,
   PointsParams,
+  ProtectionReport,
+  ProtectParams,
   RebuildReport,
   RestoreParams,
   RestoreReport,
   StatusReport,
   StopParams,
   StopReport,
+  UnprotectReport,
 } from '../api/operations.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
@@ -44,7 +47,8 @@ import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
 import { type JournalQuestions, momentDetails, timelineReport, withTime, writesReport } from './journal-operations.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
-import { deletePoint, findPointOrLost, findState, undeletePoint } from './point-removal.ts';
+import { deletePoint, findPointOrLost, findState, undeletePoint, usersOf } from './point-removal.ts';
+import { protectionReportOf, protectionReports, protectMachine, unprotectMachine } from './protection.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
 import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
@@ -110,6 +114,10 @@ export class LocalAppliance implements Appliance {
     if (!(await this.#reserve.hold())) {
       throw new ApplianceError('NO_SPACE', `there is too little room in ${this.#foundation.state.path} for a backup`);
     }
+    if (this.#options.isService && core.continuous.isProtected(params.target)) {
+      const point = await core.continuous.foldNow(params.target);
+      if (point !== undefined) return backupReport(point, []);
+    }
     const { point, notices } = await core.protect.backup(
       {
         target: params.target,
@@ -124,6 +132,34 @@ export class LocalAppliance implements Appliance {
       },
     );
     return backupReport(point, notices);
+  }
+
+  async protect(params: ProtectParams): Promise<ProtectionReport> {
+    const core = await this.#open();
+    this.#checkIsService();
+    return protectMachine(core, this.#foundation.clock, { ...params, connect: this.#uri(params) });
+  }
+
+  async unprotect({ name }: { readonly name: string }): Promise<UnprotectReport> {
+    const core = await this.#open();
+    this.#checkIsService();
+    return unprotectMachine(core, name);
+  }
+
+  async protection(): Promise<readonly ProtectionReport[]> {
+    return protectionReports((await this.#open()).continuous, this.#foundation.clock);
+  }
+
+  async protectionPause({ name }: { readonly name: string }): Promise<ProtectionReport> {
+    const { continuous } = await this.#open();
+    await continuous.pause(name, 'paused by the operator');
+    return protectionReportOf(continuous, this.#foundation.clock, name);
+  }
+
+  async protectionResume({ name }: { readonly name: string }): Promise<ProtectionReport> {
+    const { continuous } = await this.#open();
+    continuous.resume(name);
+    return protectionReportOf(continuous, this.#foundation.clock, name);
   }
 
   async points(params: PointsParams): Promise<readonly PointSummary[]> {
@@ -157,10 +193,10 @@ export class LocalAppliance implements Appliance {
     if (selector.kind === 'machine') {
       const state = await this.#state(core, params);
       const moment = momentDetails(state, await core.catalog.points());
-      return { point: state.point, moment, usedBy: core.recover.usedBy(state.point.id), lost: false };
+      return { point: state.point, moment, usedBy: usersOf(core, state.point.id), lost: false };
     }
     const { point, isLost } = await findPointOrLost(core, selector);
-    return { point, moment: null, usedBy: core.recover.usedBy(point.id), lost: isLost };
+    return { point, moment: null, usedBy: usersOf(core, point.id), lost: isLost };
   }
 
   async boot(params: BootParams, context: OperationContext): Promise<BootReport> {
@@ -273,7 +309,7 @@ export class LocalAppliance implements Appliance {
 
   async #start(): Promise<Core> {
     await this.#foundation.store.removeStaged();
-    const core = await startCore(this.#foundation, await this.#openStorage());
+    const core = await startCore(this.#foundation, await this.#openStorage(), this.#options.onNotice);
     await this.#settleIn(core, this.#options.onNotice);
     return core;
   }
@@ -312,7 +348,7 @@ export class LocalAppliance implements Appliance {
     if (!this.#options.isService) return;
     core.repository.pool.start();
     const { restored, problems } = await core.recover.restoreSessions();
-    for (const sentence of [...restored, ...problems]) onNotice(sentence);
+    for (const sentence of [...restored, ...problems, ...(await core.continuous.startSessions())]) onNotice(sentence);
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {
@@ -337,7 +373,10 @@ export class LocalAppliance implements Appliance {
       onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
     });
     const totals = await catalog.totals();
-    await this.#settleIn(await this.#use(startCore(this.#foundation, { catalog, repository })), context.onNotice);
+    await this.#settleIn(
+      await this.#use(startCore(this.#foundation, { catalog, repository }, this.#options.onNotice)),
+      context.onNotice,
+    );
     const problems = report.damaged.map(({ object, message }) => `${object}: ${message}`);
     for (const stray of report.strays) problems.push(`${stray} does not belong into a repository`);
     if (!report.hasKeptRecords) problems.push('the history of runs could not be read from the old catalog');
@@ -362,6 +401,14 @@ export class LocalAppliance implements Appliance {
     const { catalog, journalOf } = await this.#open();
     const points = await catalog.points();
     return { points, journalOf, nowMs: this.#foundation.clock.nowMs() };
+  }
+
+  #checkIsService(): void {
+    if (this.#options.isService) return;
+    throw new ApplianceError(
+      'SERVICE_UNREACHABLE',
+      'continuous protection is the work of the service, which does not run',
+    );
   }
 
   #uri(params: { readonly connect?: string | undefined }): string {

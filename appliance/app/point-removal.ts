@@ -2,6 +2,7 @@
 import type { DeleteReport, PointParams } from '../api/operations.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
+import type { PointId } from '../core/ids.ts';
 import { selectPoint } from '../protect/point-selector.ts';
 import { selectState } from '../protect/select-state.ts';
 import { parseSelector, type Selector } from '../protect/selector.ts';
@@ -59,7 +60,7 @@ export async function deletePoint(
   const selector = parseSelector(params.point, clock.nowMs());
   if (selector.kind === 'machine') await refuseMoment(core, selector, params.point);
   const { point, isLost } = await findPointOrLost(core, selector);
-  const users = core.recover.usedBy(point.id);
+  const users = usersOf(core, point.id);
   if (users.length > 0) {
     throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
       details: { users },
@@ -130,4 +131,9 @@ async function purge({ catalog, repository }: Core, point: RecoveryPoint): Promi
     await catalog.putPoint(point);
     throw error;
   }
+}
+
+/** What keeps a point from being deleted, in words. */
+export function usersOf({ recover, continuous }: Core, pointId: PointId): string[] {
+  return [...recover.usedBy(pointId), ...continuous.usedBy(pointId)];
 }

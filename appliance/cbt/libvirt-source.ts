@@ -22,6 +22,12 @@ export interface LibvirtSourceOptions {
   readonly previous: PreviousState | undefined;
   readonly repositoryId: string;
   readonly isFullScanRequested: boolean;
+  /** False leaves the guest's agent alone. Default: true. */
+  readonly freezesGuest?: boolean;
+  /** False leaves the machine's definition and firmware variables out. Default: true. */
+  readonly hasAttachments?: boolean;
+  /** See `ReadMachineOptions`; for sources that are opened every few seconds. */
+  readonly knownLevels?: Map<string, string>;
   /** An existing directory for the job's socket; its path is short. */
   readonly runtimeDirectory: string;
   /** An existing directory for scratch files of disks that do not lie in files. */
@@ -55,7 +61,10 @@ const NVRAM_READ_ATTEMPTS = 5;
  */
 export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<BackupSource> {
   const endpoint = parseEndpoint(options.connection.uri);
-  const machine = await readMachine(options.connection, options.domain, { signal: options.signal });
+  const machine = await readMachine(options.connection, options.domain, {
+    signal: options.signal,
+    ...(options.knownLevels === undefined ? {} : { knownLevels: options.knownLevels }),
+  });
   const checkpoints = new OwnCheckpoints(options.domain, options.repositoryId);
   const base = await findBase(machine, checkpoints, options.previous);
   const plans = planDisks({
@@ -84,7 +93,8 @@ export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<
     checkpoints,
     plans,
     skipped,
-    attachments: await readAttachments(options.domain, { machine, endpoint, notices }),
+    attachments:
+      options.hasAttachments === false ? [] : await readAttachments(options.domain, { machine, endpoint, notices }),
     notices,
     baseName: 'name' in base ? base.name : undefined,
   };
@@ -114,7 +124,7 @@ async function findBase(
 }
 
 /** The machine's definition and firmware variables. What cannot be saved is said. */
-async function readAttachments(
+export async function readAttachments(
   domain: Domain,
   { machine, endpoint, notices }: Pick<PreparedMachine, 'machine' | 'endpoint' | 'notices'>,
 ): Promise<SourceAttachment[]> {

@@ -65,7 +65,7 @@ async function beginAtOneMoment(
   begin: () => Promise<BackupJob>,
 ): Promise<Moment> {
   let takenAtMs = options.clock.nowMs();
-  if (!machine.hasAgentChannel || machine.state !== 'running') {
+  if (!machine.hasAgentChannel || machine.state !== 'running' || options.freezesGuest === false) {
     return { job: await begin(), takenAtMs, isFrozen: false };
   }
   const quiesced = await withFrozenGuest(options.domain, options.freezeMarker, () => {

@@ -11,6 +11,7 @@ import { addJournal } from './commands/journal.ts';
 import { addMachine } from './commands/machine.ts';
 import { addMigrate } from './commands/migrate.ts';
 import { addPoints } from './commands/points.ts';
+import { addProtect } from './commands/protect.ts';
 import { addRestore } from './commands/restore.ts';
 import { addServe } from './commands/serve.ts';
 import { addStatus } from './commands/status.ts';
@@ -49,6 +50,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   addInit(program, cli);
   addMachine(program, cli);
   addBackup(program, cli);
+  addProtect(program, cli);
   program.commandsGroup('Look:');
   addPoints(program, cli);
   addStatus(program, cli);

@@ -9,7 +9,7 @@ import { ApplianceError } from '../core/errors.ts';
 import { newPointId } from '../core/ids.ts';
 import type { ChunkWriter, ChunkWriterStats } from '../repository/chunk-writer.ts';
 import { FORMAT_VERSION } from '../repository/format.ts';
-import type { PointAttachment, PointDisk, PointKind, RecoveryPoint } from '../repository/manifest.ts';
+import type { PointAttachment, PointDisk, PointJournal, PointKind, RecoveryPoint } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
 import { type IngestResult, ingest } from '../volume/ingest.ts';
 import { differingBytes } from './differing-bytes.ts';
@@ -24,10 +24,15 @@ export interface BackupRunInput {
   /** The newest point of the machine, which the source's trackers started from. */
   readonly previous: RecoveryPoint | undefined;
   readonly startedAtMs: number;
+  /** The point's place in the machine's journal, if it has one. */
+  readonly journalPlace?: JournalPlace | undefined;
   readonly signal: AbortSignal;
   readonly onProgress: (disk: string, position: number, sizeBytes: number) => void;
   readonly onNotice: (sentence: string) => void;
 }
+
+/** Where a point that is taken now stands in the journal of the machine, for the disks that it has. */
+export type JournalPlace = (disks: readonly PointDisk[], takenAtMs: number) => PointJournal;
 
 /**
  * One backup: every disk of the source into a map, then the recovery point. Order of what becomes durable: packs, then
@@ -157,7 +162,7 @@ function pointDisk(chunkBytes: number, disk: SourceDisk, result: IngestResult, o
   };
 }
 
-function since(before: ChunkWriterStats, now: ChunkWriterStats): { newChunkBytes: number; storedBytes: number } {
+export function since(before: ChunkWriterStats, now: ChunkWriterStats): { newChunkBytes: number; storedBytes: number } {
   return { newChunkBytes: now.newChunkBytes - before.newChunkBytes, storedBytes: now.storedBytes - before.storedBytes };
 }
 
@@ -183,6 +188,7 @@ function describe(
     skipped: source.skipped,
     attachments,
     tracker: source.tracker,
+    ...(input.journalPlace === undefined ? {} : { journal: input.journalPlace(disks, source.takenAtMs) }),
     durationMs: Math.round(clock.elapsedMs() - input.startedAtMs),
   };
 }

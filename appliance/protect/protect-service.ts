@@ -14,7 +14,7 @@ import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import { type RecoveryPoint, rootsOf } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
-import { runBackup } from './backup-run.ts';
+import { type JournalPlace, runBackup } from './backup-run.ts';
 import { byAge } from './point-selector.ts';
 
 export interface ProtectContext {
@@ -38,6 +38,8 @@ export interface BackupRequest {
   readonly name: string | undefined;
   readonly connectUri: string;
   readonly isFullScanRequested: boolean;
+  /** Of a machine under continuous protection. */
+  readonly journalPlace?: JournalPlace;
 }
 
 interface FreezeRecord {
@@ -66,8 +68,8 @@ export class ProtectService {
   ): Promise<{ point: RecoveryPoint; notices: readonly string[] }> {
     if (isNbdUri(request.target)) {
       const name = request.name ?? defaultSourceName(request.target);
-      return this.#exclusively(machineIdOfName(name), name, (previous) =>
-        this.#run(previous, context, () =>
+      return this.exclusively(machineIdOfName(name), name, (previous) =>
+        this.#run({ previous, journalPlace: undefined }, context, () =>
           openNbdSource({ uri: request.target, name, previous, clock: this.#options.clock, signal: context.signal }),
         ),
       );
@@ -78,8 +80,8 @@ export class ProtectService {
     const connection = await this.#options.connect(request.connectUri);
     const domain = await findDomain(connection, request.target);
     const machineId = parseMachineId(domain.uuid);
-    return this.#exclusively(machineId, domain.name, (previous) =>
-      this.#run(previous, context, () =>
+    return this.exclusively(machineId, domain.name, (previous) =>
+      this.#run({ previous, journalPlace: request.journalPlace }, context, () =>
         openLibvirtSource({
           connection,
           domain,
@@ -120,7 +122,8 @@ export class ProtectService {
     return sentences;
   }
 
-  async #exclusively<T>(
+  /** Runs what makes a point of a machine, one at a time; its newest point is held meanwhile. @throws ApplianceError DOMAIN_BUSY */
+  async exclusively<T>(
     machineId: MachineId,
     name: string,
     action: (previous: RecoveryPoint | undefined) => Promise<T>,
@@ -153,7 +156,7 @@ export class ProtectService {
   }
 
   async #run(
-    previous: RecoveryPoint | undefined,
+    on: { readonly previous: RecoveryPoint | undefined; readonly journalPlace: JournalPlace | undefined },
     context: ProtectContext,
     open: () => Promise<BackupSource>,
   ): Promise<{ point: RecoveryPoint; notices: readonly string[] }> {
@@ -167,7 +170,7 @@ export class ProtectService {
         catalog,
         clock,
         source,
-        previous,
+        ...on,
         startedAtMs,
         signal: context.signal,
         onProgress: (disk, position, sizeBytes) => context.onProgress(`backing up ${disk}`, position, sizeBytes),

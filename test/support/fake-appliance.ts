@@ -15,10 +15,12 @@ import type {
   OperationName,
   PointDetails,
   PointSummary,
+  ProtectionReport,
   RebuildReport,
   RestoreReport,
   StatusReport,
   StopReport,
+  UnprotectReport,
 } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { parseMachineId, parsePointId } from '../../appliance/core/ids.ts';
@@ -35,6 +37,8 @@ export const fakeResults: {
   readonly status: StatusReport;
   readonly machine: MachineDetails;
   readonly backup: BackupReport;
+  readonly protection: ProtectionReport;
+  readonly unprotect: UnprotectReport;
   readonly points: readonly PointSummary[];
   readonly pointShow: PointDetails;
   readonly boot: BootReport;
@@ -260,6 +264,31 @@ export const fakeResults: {
     findings: [],
   },
   rebuild: { points: 3, packs: 34, chunks: 81_234, problems: [], durationMs: 2_300 },
+  protection: {
+    machine: 'web',
+    machineId: MACHINE_ID,
+    connect: 'qemu:///system',
+    protectedSince: '2026-11-20T10:00:00.000Z',
+    mode: 'writes',
+    intervalMs: null,
+    durability: 'group',
+    state: 'protected',
+    reason: 'every write is kept',
+    stateSince: '2026-11-21T13:00:00.000Z',
+    rpoMs: 0,
+    journalBytes: 3.2 * GIB,
+    bytesPerSecond: 1.5 * MIB,
+    window: { from: '2026-11-20T14:00:00.000Z', to: '2026-11-21T14:04:05.000Z' },
+    gaps: [{ from: '2026-11-21T12:58:00.000Z', to: '2026-11-21T13:00:00.000Z', reason: 'the machine was shut off' }],
+    lastFold: '2026-11-21T14:00:00.000Z',
+    foldProblem: null,
+    history: [],
+  },
+  unprotect: {
+    machine: 'web',
+    point: FAKE_POINT_ID,
+    outcome: 'web is not protected any more; its last state is the recovery point 3f2a91c04b7d8e11.',
+  },
   delete: { point: FAKE_POINT_ID, machine: 'web', recoverableUntil: '2026-11-28T14:04:05.000Z', lost: false },
   gc: {
     liveBytes: 2.1 * GIB,
@@ -396,6 +425,11 @@ export class FakeAppliance implements AsyncDisposable {
       machineList: answer('machineList', () => [fakeResults.machine]),
       machineShow: answer('machineShow', () => fakeResults.machine),
       backup: answer('backup', () => fakeResults.backup),
+      protect: answer('protect', () => fakeResults.protection),
+      unprotect: answer('unprotect', () => fakeResults.unprotect),
+      protection: answer('protection', () => [fakeResults.protection]),
+      protectionPause: answer('protectionPause', () => fakeResults.protection),
+      protectionResume: answer('protectionResume', () => fakeResults.protection),
       points: answer('points', () => fakeResults.points),
       timeline: answer('timeline', () => fakeResults.timeline),
       writes: answer('writes', () => fakeResults.writes),

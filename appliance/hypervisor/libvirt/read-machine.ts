@@ -23,11 +23,16 @@ export async function readMachines(connection: LibvirtConnection, options?: Call
   return machines;
 }
 
+export interface ReadMachineOptions extends CallOptions {
+  /** Versions of qcow2 images by path: what is in it is not looked at again, and what was looked at is put into it. */
+  readonly knownLevels?: Map<string, string>;
+}
+
 /** One machine as it is now: its live definition when it runs, sizes asked from libvirt, storage volumes resolved. */
 export async function readMachine(
   connection: LibvirtConnection,
   domain: Domain,
-  options?: CallOptions,
+  options?: ReadMachineOptions,
 ): Promise<Machine> {
   const { state } = await domain.state(options);
   const xml = await domain.xml(options);
@@ -53,11 +58,19 @@ export async function readMachine(
     if (size !== undefined) sizes[disk.target] = size;
     // A file of the same name on this host would be another one.
     const level =
-      format === 'qcow2' && path !== undefined && isLocal(connection.uri) ? await readCompat(path) : undefined;
+      format === 'qcow2' && path !== undefined && isLocal(connection.uri)
+        ? await levelOf(path, options?.knownLevels)
+        : undefined;
     if (level !== undefined) compat[disk.target] = level;
   }
   const facts: InventoryFacts = { state, sizes, compat, volumePaths, formats };
   return machineFromXml(xml, facts);
+}
+
+async function levelOf(path: string, known: Map<string, string> | undefined): Promise<string | undefined> {
+  const level = known?.get(path) ?? (await readCompat(path));
+  if (level !== undefined) known?.set(path, level);
+  return level;
 }
 
 async function readSize(domain: Domain, disk: MachineDisk, options?: CallOptions): Promise<number | undefined> {

@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BlockDevice, BlockFeatures, BlockLimits } from '../../block/block-device.ts';
 import type { Extent, Range } from '../../core/extents.ts';
-import type { Appended, DiskRange } from '../../volume/write-layer.ts';
-
-/** Where the changes of a machine go, all of its disks in one order. */
-export interface ChangeLog {
-  append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended>;
-  appendZero(range: DiskRange, kind?: 'zero' | 'trim'): Promise<Appended>;
-  flush(): Promise<void>;
-}
+import type { WriteSink } from '../../volume/write-layer.ts';
 
 /** `group`: acknowledged when the operating system has it. `write`: when it is on stable storage. */
 export type Durability = 'group' | 'write';
 
 export interface JournalTargetOptions {
-  readonly log: ChangeLog;
+  readonly log: WriteSink;
   /** Number of the disk in the log. */
   readonly disk: number;
   readonly sizeBytes: number;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BlockDevice } from '../../block/block-device.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
-import type { ChangeLog } from './journal-target.ts';
+import type { WriteSink } from '../../volume/write-layer.ts';
 import type { MirrorTarget } from './mirror-target.ts';
 
 /** A disk of the machine that can be protected. */
@@ -58,10 +58,12 @@ export interface SessionMoment {
 }
 
 /** What a session does with the machine's journal. */
-export interface SessionJournal extends ChangeLog {
+export interface SessionJournal extends WriteSink {
   readonly lastSequence: number;
   readonly durableSequence: number;
   readonly sizeBytes: number;
+  /** The newest state between whose records none is missing. */
+  readonly newest: SessionMoment;
   beginStretch(kind: 'writes' | 'interval'): Promise<SessionMoment>;
   endStretch(reason: string): Promise<SessionMoment>;
   markMoment(): Promise<SessionMoment>;

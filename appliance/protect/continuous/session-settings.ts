@@ -38,6 +38,6 @@ export const DEFAULT_SESSION_SETTINGS: SessionSettings = {
   fallbackMs: MINUTE_MS,
   retryMs: 1_000,
   maxRetryMs: MINUTE_MS,
-  watchMs: 10_000,
+  watchMs: 30_000,
   tickMs: 200,
 };

@@ -22,6 +22,8 @@ export interface SessionParts {
   readonly lines: MirrorLines;
   readonly journal: SessionJournal;
   readonly storage: SessionStorage;
+  /** The last moment of an earlier process. */
+  readonly lastMoment?: SessionMoment | undefined;
   readonly onChange: (change: StateChange) => void;
 }
 
@@ -76,6 +78,8 @@ export class ContinuousSession implements AsyncDisposable {
       parts.onChange,
     );
     this.#lastFoldElapsedMs = parts.clock.elapsedMs();
+    this.#newestMoment = parts.lastMoment;
+    this.#wasProtected = parts.lastMoment !== undefined;
   }
 
   start(): void {
@@ -215,7 +219,7 @@ export class ContinuousSession implements AsyncDisposable {
       onTick: () => this.#foldIfDue(),
     });
     await round.run();
-    if (this.#history.current.state === 'protected') this.#newestMoment = this.#endOfLog();
+    if (this.#history.current.state === 'protected') this.#newestMoment = this.#parts.journal.newest;
   }
 
   async #takeIntervals(stop: RoundStop, disks: readonly SessionDisk[]): Promise<void> {
@@ -304,7 +308,7 @@ export class ContinuousSession implements AsyncDisposable {
   #foldIfDue(): void {
     if (this.#folding !== undefined || !this.#isFoldDue()) return;
     // Problems are kept for the status; the next tick or interval tries again.
-    void this.#fold(this.#endOfLog(), 'folded from the journal').catch(() => undefined);
+    void this.#fold(this.#parts.journal.newest, 'folded from the journal').catch(() => undefined);
   }
 
   async #foldMomentIfDue(): Promise<void> {
@@ -325,12 +329,9 @@ export class ContinuousSession implements AsyncDisposable {
 
   async #momentNow(): Promise<SessionMoment> {
     await this.#parts.journal.flush();
-    return this.#history.current.mode === 'interval' ? (this.#newestMoment ?? this.#endOfLog()) : this.#endOfLog();
-  }
-
-  #endOfLog(): SessionMoment {
-    const { journal, clock } = this.#parts;
-    return { sequence: journal.lastSequence, timeUs: Math.floor(clock.nowMs() * 1000) };
+    return this.#history.current.mode === 'interval'
+      ? (this.#newestMoment ?? this.#parts.journal.newest)
+      : this.#parts.journal.newest;
   }
 
   async #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {

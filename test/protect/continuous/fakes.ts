@@ -145,6 +145,10 @@ export class FakeJournal implements SessionJournal {
   failure: ApplianceError | undefined;
   delayMs = 0;
 
+  get newest(): SessionMoment {
+    return { sequence: this.lastSequence, timeUs: Math.floor(systemClock.nowMs() * 1000) };
+  }
+
   async append({ disk: number, data }: { disk: number; offset: number; data: Buffer }): Promise<SessionMoment> {
     const line = `${number}:${data.toString()}`;
     if (this.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, this.delayMs));

@@ -7,10 +7,11 @@ import { readOnly } from '../../../appliance/block/read-only-device.ts';
 import { ApplianceError } from '../../../appliance/core/errors.ts';
 import { realFileSystem } from '../../../appliance/core/file-system.ts';
 import { AppendLatency } from '../../../appliance/protect/continuous/append-latency.ts';
-import { type ChangeLog, JournalTarget } from '../../../appliance/protect/continuous/journal-target.ts';
+import { JournalTarget } from '../../../appliance/protect/continuous/journal-target.ts';
 import { MirrorTarget } from '../../../appliance/protect/continuous/mirror-target.ts';
 import { seedingTarget } from '../../../appliance/protect/continuous/seeding-target.ts';
 import { loggedDevice } from '../../../appliance/volume/logged-device.ts';
+import type { WriteSink } from '../../../appliance/volume/write-layer.ts';
 import type { WriteLog } from '../../../appliance/volume/write-log.ts';
 import { blockDeviceConformance, patterned, readAll } from '../../block/conformance.ts';
 import { randomSource } from '../../support/crashing-file-system.ts';
@@ -136,7 +137,7 @@ test('a failed change refuses all that come after it, and is told before it is a
   const told: string[] = [];
   const target = mirrorTarget(volume, (error) => told.push(error.message));
   let isFull = false;
-  const full: ChangeLog = {
+  const full: WriteSink = {
     append: (write) => (isFull ? Promise.reject(new ApplianceError('NO_SPACE', 'full')) : log.append(write)),
     appendZero: (range, kind) => log.appendZero(range, kind),
     flush: () => log.flush(),

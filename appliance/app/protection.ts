@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { ProtectionReport, ProtectParams, UnprotectReport } from '../api/operations.ts';
+import type { Clock } from '../core/clock.ts';
+import { ApplianceError } from '../core/errors.ts';
+import type { ContinuousService, ProtectionStatus } from '../protect/continuous/continuous-service.ts';
+import type { Core } from './core.ts';
+
+const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
+const MIN_INTERVAL_MS = 1_000;
+const MAX_INTERVAL_MS = 86_400_000;
+const RATE_SPAN_US = 60_000_000;
+
+/** `5s`, `1m`, `1500ms`, `2h`. @throws ApplianceError BAD_ARGUMENT */
+export function parseInterval(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
+  const ms = match === null ? Number.NaN : Math.round(Number(match[1]) * (UNITS[match[2] ?? ''] ?? Number.NaN));
+  if (ms >= MIN_INTERVAL_MS && ms <= MAX_INTERVAL_MS) return ms;
+  throw new ApplianceError('BAD_ARGUMENT', `${JSON.stringify(text)} is no interval`, {
+    hint: 'An interval is at least 1s and at most 24h, for example 5s, 1m or 1h.',
+  });
+}
+
+/** Errors as `ContinuousService.protect`; BAD_ARGUMENT. */
+export async function protectMachine(
+  core: Core,
+  clock: Clock,
+  params: ProtectParams & { readonly connect: string },
+): Promise<ProtectionReport> {
+  const status = await core.continuous.protect({
+    target: params.target,
+    connectUri: params.connect,
+    intervalMs: params.interval === undefined ? 0 : parseInterval(params.interval),
+    durability: params.durability ?? 'group',
+  });
+  return protectionReport(status, clock);
+}
+
+export async function unprotectMachine(core: Core, name: string): Promise<UnprotectReport> {
+  const { record, point, problem } = await core.continuous.unprotect(name);
+  const last =
+    point === undefined
+      ? `its last state could not be made a recovery point: ${problem ?? 'there is none'}`
+      : `its last state is the recovery point ${point.id}`;
+  return {
+    machine: record.name,
+    point: point?.id ?? null,
+    outcome: `${record.name} is not protected any more; ${last}. The journal stays readable for a day.`,
+  };
+}
+
+/** Every protected machine, by name. */
+export async function protectionReports(continuous: ContinuousService, clock: Clock): Promise<ProtectionReport[]> {
+  const reports: ProtectionReport[] = [];
+  for (const status of await continuous.protection()) reports.push(await protectionReport(status, clock));
+  return reports.sort((a, b) => (a.machine < b.machine ? -1 : 1));
+}
+
+/** @throws ApplianceError MACHINE_NOT_FOUND */
+export async function protectionReportOf(
+  continuous: ContinuousService,
+  clock: Clock,
+  name: string,
+): Promise<ProtectionReport> {
+  const found = (await continuous.protection()).find(
+    ({ record }) => record.name === name || record.machineId === name.toLowerCase(),
+  );
+  if (found === undefined) throw new ApplianceError('MACHINE_NOT_FOUND', `${name} is not under continuous protection`);
+  return protectionReport(found, clock);
+}
+
+async function protectionReport(status: ProtectionStatus, clock: Clock): Promise<ProtectionReport> {
+  const { record, session, journal } = status;
+  const nowUs = Math.floor(clock.nowMs() * 1000);
+  const { stretches, gaps } = await journal.timeline({ buckets: 1 });
+  const { buckets } = await journal.timeline({ fromUs: nowUs - RATE_SPAN_US, toUs: nowUs, buckets: 1 });
+  const [first, last] = [stretches[0], stretches.at(-1)];
+  const change = session?.change;
+  return {
+    machine: record.name,
+    machineId: record.machineId,
+    connect: record.connect,
+    protectedSince: record.since,
+    mode: change?.mode ?? (record.intervalMs === 0 ? 'writes' : 'interval'),
+    intervalMs: record.intervalMs === 0 ? null : record.intervalMs,
+    durability: record.durability,
+    state: change?.state ?? 'stopped',
+    reason: change?.reason ?? 'no service runs',
+    stateSince: change === undefined ? null : isoOfMs(change.atMs),
+    rpoMs: session === undefined ? ageMs(last?.end.timeUs, nowUs) : roundOrNull(session.rpoMs),
+    journalBytes: journal.sizeBytes,
+    bytesPerSecond: Math.round(buckets.reduce((sum, { bytes }) => sum + bytes, 0) / (RATE_SPAN_US / 1_000_000)),
+    window:
+      first === undefined || last === undefined
+        ? null
+        : { from: isoOfUs(first.begin.timeUs), to: isoOfUs(last.end.timeUs) },
+    gaps: gaps.map(({ begin, end, reason }) => ({
+      from: isoOfUs(begin.timeUs),
+      to: end === undefined ? null : isoOfUs(end.timeUs),
+      reason,
+    })),
+    lastFold: session === undefined || session.lastFoldMs === null ? null : isoOfMs(session.lastFoldMs),
+    foldProblem: session?.foldProblem ?? null,
+    history: (session?.history ?? []).map(({ atMs, state, mode, reason }) => ({
+      at: isoOfMs(atMs),
+      state,
+      mode,
+      reason,
+    })),
+  };
+}
+
+function isoOfUs(timeUs: number): string {
+  return isoOfMs(Math.floor(timeUs / 1000));
+}
+
+function isoOfMs(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function ageMs(timeUs: number | undefined, nowUs: number): number | null {
+  return timeUs === undefined ? null : Math.max(0, Math.round((nowUs - timeUs) / 1000));
+}
+
+function roundOrNull(ms: number | null): number | null {
+  return ms === null ? null : Math.round(ms);
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+import { ApplianceError, toError } from '../../core/errors.ts';
+import { type MachineId, parseMachineId } from '../../core/ids.ts';
+import { isLocal } from '../../hypervisor/libvirt/endpoint.ts';
+import type { RecoveryPoint } from '../../repository/manifest.ts';
+import type { Journal } from '../../volume/journal.ts';
+import type { WriteLayer } from '../../volume/write-layer.ts';
+import { findDomain } from '../protect-service.ts';
+import type { Durability } from './journal-target.ts';
+import { type ContinuousParts, ProtectedMachine } from './protected-machine.ts';
+import { type ProtectionRecord, ProtectionRecords } from './protection-record.ts';
+import type { SessionStatus } from './session.ts';
+
+export interface ProtectionRequest {
+  /** A machine's name or UUID. */
+  readonly target: string;
+  readonly connectUri: string;
+  /** 0: every write. */
+  readonly intervalMs: number;
+  readonly durability: Durability;
+}
+
+/** A protected machine as it is now. */
+export interface ProtectionStatus {
+  readonly record: ProtectionRecord;
+  /** Undefined in a process that is not the service. */
+  readonly session: SessionStatus | undefined;
+  readonly journal: Journal;
+}
+
+export interface Unprotected {
+  readonly record: ProtectionRecord;
+  /** The last state, as a recovery point; undefined when there was none to save. */
+  readonly point: RecoveryPoint | undefined;
+  readonly problem: string | undefined;
+}
+
+/** How long a journal stays after the end of protection. */
+const KEPT_MS: number = 24 * 3_600_000;
+const PRUNE_MS = 3_600_000;
+
+/** The machines under continuous protection. Their sessions run in the service; their journals can be read in any process. */
+export class ContinuousService implements AsyncDisposable {
+  readonly #parts: ContinuousParts;
+  readonly #records: ProtectionRecords;
+  readonly #machines = new Map<MachineId, ProtectedMachine>();
+  readonly #busy = new Set<MachineId>();
+  #pruning: NodeJS.Timeout | undefined;
+
+  private constructor(parts: ContinuousParts) {
+    this.#parts = parts;
+    this.#records = new ProtectionRecords(parts.catalog);
+  }
+
+  /** Learns which machines there are; nothing is opened yet. */
+  static async open(parts: ContinuousParts): Promise<ContinuousService> {
+    const service = new ContinuousService(parts);
+    for (const record of await service.#records.load()) service.#remember(record);
+    return service;
+  }
+
+  /** Begins all sessions, for the service. A problem with one does not keep the others from it. Sentences about problems. */
+  async startSessions(): Promise<string[]> {
+    const problems: string[] = [];
+    for (const machine of this.#machines.values()) {
+      if (machine.record.endedAt !== undefined) continue;
+      try {
+        await machine.start();
+      } catch (error) {
+        problems.push(`${machine.record.name} is not protected: ${toError(error).message}`);
+      }
+    }
+    await this.#prune();
+    this.#pruning = setInterval(() => void this.#prune(), PRUNE_MS).unref();
+    return problems;
+  }
+
+  /**
+   * Protects a machine from now on, through restarts of everything, until `unprotect`. Asked again, it takes the new wishes.
+   * @throws ApplianceError DOMAIN_NOT_FOUND, NOT_SUPPORTED, LOCKED, those of libvirt and of the journal
+   */
+  async protect(request: ProtectionRequest): Promise<ProtectionStatus> {
+    const { connectUri: connect, intervalMs, durability } = request;
+    if (intervalMs === 0 && !isLocal(connect)) {
+      throw new ApplianceError(
+        'NOT_SUPPORTED',
+        `${connect} is another host, whose writes cannot be mirrored to this one`,
+        {
+          hint: 'Use --interval, or run the appliance on that host.',
+        },
+      );
+    }
+    const domain = await findDomain(await this.#parts.connect(connect), request.target);
+    const machineId = parseMachineId(domain.uuid);
+    return this.#exclusively(machineId, async () => {
+      const known = this.#machines.get(machineId);
+      await known?.close('protection is set up anew');
+      const now = new Date(this.#parts.clock.nowMs()).toISOString();
+      const since = known?.record.endedAt === undefined ? (known?.record.since ?? now) : now;
+      const record = { machineId, name: domain.name, connect, intervalMs, durability, since };
+      await this.#records.put(record);
+      const machine = this.#remember(record);
+      await machine.start();
+      return statusOf(machine);
+    });
+  }
+
+  /**
+   * Ends protection. The newest state becomes a recovery point; the journal stays readable for a day.
+   * @throws ApplianceError MACHINE_NOT_FOUND, LOCKED
+   */
+  async unprotect(target: string): Promise<Unprotected> {
+    const machine = this.#find(target);
+    return this.#exclusively(machine.record.machineId, async () => {
+      let point: RecoveryPoint | undefined;
+      let problem: string | undefined;
+      try {
+        point = await machine.foldNow('the last state under continuous protection');
+      } catch (error) {
+        problem = toError(error).message;
+      }
+      await machine.close('protection was ended by the operator');
+      const endedAt = new Date(this.#parts.clock.nowMs()).toISOString();
+      const record = { ...machine.record, endedAt };
+      await this.#records.put(record);
+      this.#remember(record);
+      return { record, point, problem };
+    });
+  }
+
+  /** Every machine that is protected. */
+  async protection(): Promise<ProtectionStatus[]> {
+    const active = [...this.#machines.values()].filter(({ record }) => record.endedAt === undefined);
+    return Promise.all(active.map(statusOf));
+  }
+
+  /** A recovery point of the newest state, now. Undefined for a machine that is not protected. Errors as `foldNow`. */
+  async foldNow(target: string): Promise<RecoveryPoint | undefined> {
+    const machine = [...this.#machines.values()].find((candidate) => isNamed(candidate.record, target));
+    if (machine === undefined || machine.record.endedAt !== undefined || machine.status === undefined) return undefined;
+    return machine.foldNow('asked for by the operator');
+  }
+
+  /** True when the machine is protected: its points come from the journal. */
+  isProtected(target: string): boolean {
+    return [...this.#machines.values()].some(({ record }) => isNamed(record, target) && record.endedAt === undefined);
+  }
+
+  /** Lets another tool have the machine, until `resume`. @throws ApplianceError MACHINE_NOT_FOUND */
+  async pause(target: string, reason: string): Promise<void> {
+    await this.#find(target).pause(reason);
+  }
+
+  /** @throws ApplianceError MACHINE_NOT_FOUND */
+  resume(target: string): void {
+    this.#find(target).resume();
+  }
+
+  /** The journal of a machine, or undefined when it has none. Errors as `Journal.open`. */
+  async journalOf(machineId: MachineId): Promise<Journal | undefined> {
+    return this.#machines.get(machineId)?.journal();
+  }
+
+  /** A part of a journal over a base. @throws ApplianceError MOMENT_NOT_FOUND, WRITE_LOG_CORRUPT, IO_FAILED */
+  async openLayer(part: {
+    readonly machineId: MachineId;
+    readonly logId: string;
+    readonly after: number;
+    readonly upTo: number;
+  }): Promise<WriteLayer & AsyncDisposable> {
+    const journal = await this.journalOf(part.machineId);
+    if (journal === undefined || journal.logId !== part.logId) {
+      throw new ApplianceError('MOMENT_NOT_FOUND', 'the journal of that moment is gone');
+    }
+    return journal.openView(part.after, part.upTo);
+  }
+
+  /** What keeps a point from being deleted. */
+  usedBy(pointId: string): string[] {
+    return [...this.#machines.values()]
+      .filter(({ base }) => base?.id === pointId)
+      .map(({ record }) => `continuous protection of ${record.name}`);
+  }
+
+  /** Ends all sessions; their machines go on, and are protected again at the next start. Idempotent. */
+  async close(): Promise<void> {
+    clearInterval(this.#pruning);
+    await Promise.all([...this.#machines.values()].map((machine) => machine.close('the service stops')));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #remember(record: ProtectionRecord): ProtectedMachine {
+    const machine = new ProtectedMachine(this.#parts, this.#records, record);
+    this.#machines.set(record.machineId, machine);
+    return machine;
+  }
+
+  #find(target: string): ProtectedMachine {
+    for (const machine of this.#machines.values()) {
+      if (isNamed(machine.record, target) && machine.record.endedAt === undefined) return machine;
+    }
+    throw new ApplianceError('MACHINE_NOT_FOUND', `${target} is not under continuous protection`, {
+      hint: 'List what is with `understudy protection`.',
+    });
+  }
+
+  /** Journals whose protection ended long ago. */
+  async #prune(): Promise<void> {
+    const nowMs = this.#parts.clock.nowMs();
+    for (const [machineId, machine] of this.#machines) {
+      const { endedAt } = machine.record;
+      if (endedAt === undefined || nowMs - Date.parse(endedAt) < KEPT_MS) continue;
+      try {
+        await this.#exclusively(machineId, async () => {
+          await machine.removeJournal();
+          await this.#records.remove(machineId);
+          this.#machines.delete(machineId);
+        });
+      } catch (error) {
+        this.#parts.onNotice(`the journal of ${machine.record.name} could not be removed: ${toError(error).message}`);
+      }
+    }
+  }
+
+  async #exclusively<T>(machineId: MachineId, work: () => Promise<T>): Promise<T> {
+    if (this.#busy.has(machineId)) throw new ApplianceError('LOCKED', 'another operation works on this machine');
+    this.#busy.add(machineId);
+    try {
+      return await work();
+    } finally {
+      this.#busy.delete(machineId);
+    }
+  }
+}
+
+async function statusOf(machine: ProtectedMachine): Promise<ProtectionStatus> {
+  return { record: machine.record, session: machine.status, journal: await machine.journal() };
+}
+
+function isNamed({ name, machineId }: ProtectionRecord, target: string): boolean {
+  return name === target || machineId === target.toLowerCase();
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import type { BlockDevice } from '../../block/block-device.ts';
+import { checked } from '../../block/checked-device.ts';
+import { unaligned } from '../../block/unaligned-device.ts';
+import type { Catalog } from '../../catalog/catalog.ts';
+import type { BackupSource, PreviousState, SourceAttachment } from '../../cbt/source.ts';
+import type { Clock } from '../../core/clock.ts';
+import { keyFromHex } from '../../core/content-id.ts';
+import { ApplianceError } from '../../core/errors.ts';
+import { endOf } from '../../core/extents.ts';
+import type { MachineId } from '../../core/ids.ts';
+import { type PointDisk, type PointJournal, type RecoveryPoint, rootsOf } from '../../repository/manifest.ts';
+import type { Repository } from '../../repository/repository.ts';
+import { loggedDevice } from '../../volume/logged-device.ts';
+import { PointDevice } from '../../volume/point-device.ts';
+import type { WriteLayer } from '../../volume/write-layer.ts';
+import type { JournalPlace } from '../backup-run.ts';
+import { foldJournal } from './fold-journal.ts';
+import type { IntervalCycle, SessionDisk, SessionJournal, SessionMoment, SessionStorage } from './ports.ts';
+import { seedingTarget } from './seeding-target.ts';
+
+/** The journal as folding needs it. */
+export interface FoldableJournal extends SessionJournal, WriteLayer {
+  readonly logId: string;
+  /** The live index has what came after it; the base of the volume holds this much at least. */
+  readonly foldedSequence: number;
+  /** Everything after `after` up to `upTo`. */
+  openView(after: number, upTo: number): Promise<WriteLayer & AsyncDisposable>;
+  /** `switchBase` is called in the turn in which the live index drops what the point holds. */
+  folded(fold: { pointId: string; sequence: number }, switchBase: () => void): Promise<void>;
+}
+
+/** The ways to the machine that making points needs. */
+export interface PointSources {
+  /** An ordinary backup, with a place in the journal. */
+  backUp(place: JournalPlace, signal: AbortSignal): Promise<RecoveryPoint>;
+  /** Runs what makes a point, alone; with the machine's newest point. */
+  exclusively<T>(work: (newest: RecoveryPoint | undefined) => Promise<T>): Promise<T>;
+  /** What changed since a position of the tracker. */
+  openCycle(previous: PreviousState, signal: AbortSignal): Promise<BackupSource>;
+  /** The machine's definition and firmware variables; undefined when they cannot be read now. */
+  attachments(): Promise<SourceAttachment[] | undefined>;
+  /** The position of the last cycle, kept through restarts. */
+  loadPosition(): Promise<PreviousState | undefined>;
+  savePosition(position: PreviousState): Promise<void>;
+}
+
+export interface PointStorageParts {
+  readonly repository: Repository;
+  readonly catalog: Catalog;
+  readonly clock: Clock;
+  readonly machineId: MachineId;
+  readonly journal: FoldableJournal;
+  readonly sources: PointSources;
+}
+
+type JournalPoint = RecoveryPoint & { readonly journal: PointJournal };
+
+const CYCLE_PIECE_BYTES: number = 1024 * 1024;
+
+/**
+ * The recovery points beneath a journal, over a real repository. The volume of a disk is the base point with the journal's
+ * live index on top, hence: foldedSequence <= base.journal.sequence <= lastSequence.
+ */
+export class PointStorage implements SessionStorage, Disposable {
+  readonly #parts: PointStorageParts;
+  #base: JournalPoint | undefined;
+  #held: Disposable | undefined;
+  readonly #volumes = new Map<string, BlockDevice>();
+
+  constructor(parts: PointStorageParts) {
+    this.#parts = parts;
+  }
+
+  /** The point that the volume stands on now. */
+  get base(): RecoveryPoint | undefined {
+    return this.#base;
+  }
+
+  async hasBase(disks: readonly SessionDisk[]): Promise<boolean> {
+    if (this.#base !== undefined && hasDisks(this.#base, disks)) return true;
+    const { journal } = this.#parts;
+    const fits = (await this.#journalPoints()).filter(
+      (point) =>
+        point.journal.sequence >= journal.foldedSequence &&
+        point.journal.sequence <= journal.lastSequence &&
+        hasDisks(point, disks),
+    );
+    for (const point of fits.sort(byPlace).reverse()) {
+      const adopt = await this.#hold(point);
+      if (adopt === undefined) continue;
+      adopt();
+      return true;
+    }
+    return false;
+  }
+
+  async makeBase(disks: readonly SessionDisk[], signal: AbortSignal): Promise<RecoveryPoint> {
+    const { journal, sources } = this.#parts;
+    const numbers = numbering(await this.#journalPoints());
+    // A place of its own: the state that is saved now is later than that of any record before.
+    const { sequence } = await journal.markMoment();
+    const { logId } = journal;
+    const place: JournalPlace = (ofPoint, takenAtMs) => ({
+      logId,
+      sequence,
+      timeUs: Math.floor(takenAtMs * 1000),
+      disks: Object.fromEntries(ofPoint.map((disk) => [disk.name, numbers(disk)])),
+    });
+    await journal.flush();
+    const point = await sources.backUp(place, signal);
+    if (!isOfJournal(point) || !hasDisks(point, disks)) {
+      throw new ApplianceError('SOURCE_CHANGED', 'the disks of the machine changed while its base was made');
+    }
+    const adopt = await this.#hold(point);
+    if (adopt === undefined) throw new ApplianceError('POINT_NOT_FOUND', `${point.id} was deleted at once`);
+    await journal.folded({ pointId: point.id, sequence }, adopt);
+    // The backup left a position of its own, and removed the one before.
+    await sources.savePosition({ tracker: point.tracker, disks: point.disks });
+    return point;
+  }
+
+  logDiskOf(disk: string): number {
+    const number = this.#base?.journal.disks[disk];
+    if (number === undefined) throw new ApplianceError('DISK_NOT_FOUND', `the base has no disk ${disk}`);
+    return number;
+  }
+
+  volume(disk: string): BlockDevice {
+    const known = this.#volumes.get(disk);
+    if (known !== undefined) return known;
+    const { repository, journal } = this.#parts;
+    const found = this.#base?.disks.find(({ name }) => name === disk);
+    if (found === undefined) throw new ApplianceError('DISK_NOT_FOUND', `the base has no disk ${disk}`);
+    const base = new PointDevice({
+      reader: repository.reader,
+      chunkBytes: repository.chunkBytes,
+      root: keyFromHex(found.root),
+      sizeBytes: found.sizeBytes,
+    });
+    const volume = loggedDevice({ base: unaligned(checked(base)), log: journal, disk: this.logDiskOf(disk) });
+    this.#volumes.set(disk, volume);
+    return volume;
+  }
+
+  async fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined> {
+    const { repository, catalog, clock, journal, sources } = this.#parts;
+    const base = this.#base;
+    if (base === undefined || upTo.sequence <= base.journal.sequence) return undefined;
+    // The point says that it holds every record up to a number: none of them may be lost and its number used again.
+    await journal.flush();
+    await using layer = await journal.openView(base.journal.sequence, upTo.sequence);
+    if (!hasChanges(layer, base)) return undefined;
+    const attachments = await sources.attachments();
+    const position = await sources.loadPosition();
+    const point = await sources.exclusively((newest = base) =>
+      foldJournal({
+        repository,
+        catalog,
+        clock,
+        base,
+        newest,
+        layer,
+        upTo,
+        reason,
+        attachments,
+        tracker: position?.tracker ?? base.tracker,
+        signal,
+      }),
+    );
+    const adopt = isOfJournal(point) ? await this.#hold(point) : undefined;
+    if (adopt !== undefined) await journal.folded({ pointId: point.id, sequence: upTo.sequence }, adopt);
+    return point;
+  }
+
+  async cycle(disks: readonly SessionDisk[], signal: AbortSignal): Promise<IntervalCycle> {
+    const { sources } = this.#parts;
+    const base = this.#base;
+    if (base === undefined) throw new ApplianceError('INTERNAL', 'an interval needs a base');
+    const source = await sources.openCycle((await sources.loadPosition()) ?? base, signal);
+    try {
+      const names = disks.map(({ name }) => name).sort();
+      if (JSON.stringify(source.disks.map(({ name }) => name).sort()) !== JSON.stringify(names)) {
+        throw new ApplianceError('SOURCE_CHANGED', 'the disks of the machine changed');
+      }
+      let changedBytes = 0;
+      for (const disk of source.disks) changedBytes += await this.#copyChanges(disk, signal);
+      await source.assertAlive();
+      return {
+        changedBytes,
+        commit: async () => {
+          await sources.savePosition({ tracker: source.tracker, disks: positionDisks(source) });
+          await source.commit();
+        },
+        abandon: async () => source[Symbol.asyncDispose](),
+      };
+    } catch (error) {
+      await source[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#held?.[Symbol.dispose]();
+    this.#held = undefined;
+  }
+
+  async #copyChanges(disk: BackupSource['disks'][number], signal: AbortSignal): Promise<number> {
+    const volume = this.volume(disk.name);
+    if (volume.sizeBytes !== disk.device.sizeBytes) {
+      throw new ApplianceError('SOURCE_CHANGED', `the size of ${disk.name} changed`);
+    }
+    const { target, device } = seedingTarget(volume);
+    let changedBytes = 0;
+    const piece = Buffer.allocUnsafe(Math.min(CYCLE_PIECE_BYTES, disk.device.limits.maximumBytes));
+    for await (const extent of disk.changes()) {
+      signal.throwIfAborted();
+      changedBytes += extent.length;
+      if (extent.kind !== 'data') {
+        await device.zero(extent);
+        continue;
+      }
+      for (let offset = extent.offset; offset < endOf(extent); offset += piece.length) {
+        const part = piece.subarray(0, Math.min(piece.length, endOf(extent) - offset));
+        await disk.device.read(offset, part);
+        await device.write(offset, part);
+      }
+    }
+    await target.settle(signal);
+    return changedBytes;
+  }
+
+  /** Holds a point. What makes it the base, and lets go of the one before; undefined when the point was deleted. */
+  async #hold(point: JournalPoint): Promise<(() => void) | undefined> {
+    const { repository, machineId } = this.#parts;
+    const hold = repository.hold(rootsOf(point));
+    if (!(await repository.manifests.has({ machineId, pointId: point.id }))) {
+      hold[Symbol.dispose]();
+      return undefined;
+    }
+    return () => {
+      this.#held?.[Symbol.dispose]();
+      this.#held = hold;
+      this.#base = point;
+      this.#volumes.clear();
+    };
+  }
+
+  async #journalPoints(): Promise<JournalPoint[]> {
+    const { catalog, machineId, journal } = this.#parts;
+    const points = (await catalog.points()).filter(isOfJournal);
+    return points.filter(({ machine, journal: place }) => machine.id === machineId && place.logId === journal.logId);
+  }
+}
+
+function isOfJournal(point: RecoveryPoint): point is JournalPoint {
+  return point.journal !== undefined;
+}
+
+function byPlace(a: JournalPoint, b: JournalPoint): number {
+  return a.journal.sequence - b.journal.sequence || a.sequence - b.sequence;
+}
+
+/** A disk keeps its number as long as it is the same disk of the same size; any other gets one that was never used. */
+function numbering(points: JournalPoint[]): (disk: PointDisk) => number {
+  const known = points
+    .sort(byPlace)
+    .flatMap(({ disks, journal }) =>
+      disks.map((disk) => ({ key: keyOf(disk), number: journal.disks[disk.name] ?? 0 })),
+    );
+  let next = known.reduce((most, { number }) => Math.max(most, number), -1) + 1;
+  return (disk) => {
+    const same = known.findLast(({ key }) => key === keyOf(disk));
+    if (same !== undefined) return same.number;
+    const number = next;
+    next += 1;
+    return number;
+  };
+}
+
+function hasDisks(point: RecoveryPoint, disks: readonly SessionDisk[]): boolean {
+  const ofPoint = point.disks.map(keyOf).sort();
+  return JSON.stringify(ofPoint) === JSON.stringify(disks.map(keyOf).sort());
+}
+
+/** The format of a volume is known to some who look at it and not to others. */
+function keyOf({ name, sizeBytes, identity }: Pick<SessionDisk, 'name' | 'sizeBytes' | 'identity'>): string {
+  const facts = Object.entries(identity).filter(([fact]) => fact !== 'format');
+  return JSON.stringify([name, sizeBytes, facts.sort(([a], [b]) => (a < b ? -1 : 1))]);
+}
+
+function positionDisks({ disks }: BackupSource): PreviousState['disks'] {
+  return disks.map(({ name, device, identity }) => ({ name, sizeBytes: device.sizeBytes, identity }));
+}
+
+function hasChanges(layer: WriteLayer, base: JournalPoint): boolean {
+  return base.disks.some(({ name, sizeBytes }) => {
+    const disk = base.journal.disks[name] ?? 0;
+    for (const { value } of layer.sliceIterator({ disk, offset: 0, length: sizeBytes })) {
+      if (value !== undefined) return true;
+    }
+    return false;
+  });
+}

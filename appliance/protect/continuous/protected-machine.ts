@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Catalog } from '../../catalog/catalog.ts';
+import { MachineWatch } from '../../cbt/machine-watch.ts';
+import { MirrorLines } from '../../cbt/mirror-lines.ts';
+import type { Clock } from '../../core/clock.ts';
+import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
+import { storageError } from '../../core/file-system.ts';
+import type { LibvirtConnection } from '../../hypervisor/libvirt/connection.ts';
+import type { RecoveryPoint } from '../../repository/manifest.ts';
+import type { Repository } from '../../repository/repository.ts';
+import { Journal } from '../../volume/journal.ts';
+import type { ProtectService } from '../protect-service.ts';
+import { MachineSources } from './machine-sources.ts';
+import { PointStorage } from './point-storage.ts';
+import type { SessionMoment } from './ports.ts';
+import type { ProtectionRecord, ProtectionRecords } from './protection-record.ts';
+import { ContinuousSession, type SessionStatus } from './session.ts';
+import type { SessionSettings } from './session-settings.ts';
+import type { StateChange } from './session-state.ts';
+
+/** What continuous protection works with. All of it is owned by whoever made it. */
+export interface ContinuousParts {
+  readonly repository: Repository;
+  readonly catalog: Catalog;
+  readonly protect: ProtectService;
+  readonly clock: Clock;
+  /** Absolute and short: sockets lie there. */
+  readonly runtimeDirectory: string;
+  /** Absolute. Journals live in `journals/<machine>` beneath it. */
+  readonly stateDirectory: string;
+  readonly scratchDirectory: string;
+  readonly connect: (uri: string) => Promise<LibvirtConnection>;
+  readonly settings: SessionSettings;
+  readonly onNotice: (sentence: string) => void;
+}
+
+const REOPEN_MS = 5_000;
+/** Of the machine's id, in the name of its socket. */
+const ID_DIGITS = 16;
+
+/** One protected machine: its record, its journal (opened when first needed) and, in the service, its session. */
+export class ProtectedMachine {
+  readonly directory: string;
+  readonly #parts: ContinuousParts;
+  readonly #records: ProtectionRecords;
+  #record: ProtectionRecord;
+  #journal: Promise<Journal> | undefined;
+  #storage: PointStorage | undefined;
+  #session: ContinuousSession | undefined;
+  #reopening: NodeJS.Timeout | undefined;
+  #isClosed = false;
+
+  constructor(parts: ContinuousParts, records: ProtectionRecords, record: ProtectionRecord) {
+    this.#parts = parts;
+    this.#records = records;
+    this.#record = record;
+    this.directory = join(parts.stateDirectory, 'journals', record.machineId);
+  }
+
+  get record(): ProtectionRecord {
+    return this.#record;
+  }
+
+  set record(record: ProtectionRecord) {
+    this.#record = record;
+  }
+
+  get status(): SessionStatus | undefined {
+    return this.#session?.status();
+  }
+
+  /** The point that the session's volume stands on. */
+  get base(): RecoveryPoint | undefined {
+    return this.#storage?.base;
+  }
+
+  /** @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, NO_SPACE, IO_FAILED */
+  journal(): Promise<Journal> {
+    const { repository, clock } = this.#parts;
+    const { machineId } = this.#record;
+    const key = repository.keys.isEncrypted ? repository.keys.logRoot : null;
+    if (this.#journal !== undefined) return this.#journal;
+    const opening = Journal.open(this.directory, { key, machineId, clock });
+    this.#journal = opening;
+    opening.catch(() => {
+      if (this.#journal === opening) this.#journal = undefined;
+    });
+    return opening;
+  }
+
+  /** Begins the session. Errors as `journal`. */
+  async start(): Promise<void> {
+    if (this.#session !== undefined || this.#isClosed) return;
+    const { clock, repository, catalog, settings } = this.#parts;
+    const journal = await this.journal();
+    const { machineId, intervalMs, durability } = this.#record;
+    const connect = (): Promise<LibvirtConnection> => this.#parts.connect(this.#record.connect);
+    const { protect, runtimeDirectory, scratchDirectory, stateDirectory, onNotice } = this.#parts;
+    const sources = new MachineSources({
+      record: this.#record,
+      records: this.#records,
+      protect,
+      repositoryId: repository.config.id,
+      clock,
+      runtimeDirectory,
+      scratchDirectory,
+      connect,
+      onNotice,
+    });
+    this.#storage = new PointStorage({ repository, catalog, clock, machineId, journal, sources });
+    const watch = await MachineWatch.open({ connect, uuid: machineId });
+    this.#session = new ContinuousSession({
+      clock,
+      settings: { ...settings, intervalMs, durability },
+      watch,
+      lines: new MirrorLines({
+        watch,
+        socketPath: join(runtimeDirectory, `mirror-${machineId.replaceAll('-', '').slice(0, ID_DIGITS)}.sock`),
+        ownDirectories: [runtimeDirectory, stateDirectory],
+      }),
+      journal,
+      storage: this.#storage,
+      lastMoment: await newestMoment(journal),
+      onChange: (change) => this.#changed(change, journal),
+    });
+    this.#session.start();
+  }
+
+  /** @throws ApplianceError DOMAIN_BUSY, and those of folding */
+  async foldNow(reason: string): Promise<RecoveryPoint | undefined> {
+    if (this.#session === undefined) throw new ApplianceError('DOMAIN_BUSY', 'the session is not running');
+    return (await this.#session.foldNow(reason)) ?? this.base;
+  }
+
+  pause(reason: string): Promise<void> {
+    return this.#session?.pause(reason) ?? Promise.resolve();
+  }
+
+  resume(): void {
+    this.#session?.resume();
+  }
+
+  /** Ends session and journal; what they were stays. Idempotent. */
+  async close(reason: string): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#reopening);
+    await this.#end(reason);
+  }
+
+  /** Ends everything and removes the journal. */
+  async removeJournal(): Promise<void> {
+    await this.close('protection has ended');
+    await rm(this.directory, { recursive: true, force: true }).catch((error: unknown) => {
+      throw storageError(error, 'remove', this.directory);
+    });
+  }
+
+  async #end(reason: string): Promise<void> {
+    const session = this.#session;
+    this.#session = undefined;
+    await session?.close(reason);
+    this.#storage?.[Symbol.dispose]();
+    this.#storage = undefined;
+    const journal = await this.#journal?.catch(() => undefined);
+    this.#journal = undefined;
+    await journal?.close();
+  }
+
+  #changed({ state, mode, reason }: StateChange, journal: Journal): void {
+    this.#parts.onNotice(`${this.#record.name}: ${state} (${mode}): ${reason}`);
+    if (journal.failedWith === undefined || this.#isClosed) return;
+    // A log that failed stays failed; only opening it again tells what is on the disk.
+    this.#reopening ??= setTimeout(() => void this.#reopen(), REOPEN_MS);
+  }
+
+  async #reopen(): Promise<void> {
+    try {
+      await this.#end('the journal is opened anew').catch(() => undefined);
+      await this.start();
+      this.#reopening = undefined;
+    } catch (error) {
+      this.#parts.onNotice(`${this.#record.name}: the journal cannot be opened: ${toError(error).message}`);
+      this.#reopening = this.#isClosed ? undefined : setTimeout(() => void this.#reopen(), REOPEN_MS);
+    }
+  }
+}
+
+async function newestMoment(journal: Journal): Promise<SessionMoment | undefined> {
+  try {
+    return await journal.resolve('newest');
+  } catch (error) {
+    if (hasCode(error, 'MOMENT_NOT_FOUND', 'MOMENT_IN_GAP')) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Catalog } from '../../catalog/catalog.ts';
+import type { PreviousState } from '../../cbt/source.ts';
+import type { MachineId } from '../../core/ids.ts';
+import type { Durability } from './journal-target.ts';
+
+/** A machine under continuous protection, as it is kept through restarts. */
+export interface ProtectionRecord {
+  readonly machineId: MachineId;
+  readonly name: string;
+  readonly connect: string;
+  /** 0: every write. */
+  readonly intervalMs: number;
+  readonly durability: Durability;
+  /** ISO 8601. */
+  readonly since: string;
+  /** Protection was ended then; the journal stays until what it holds is too old. */
+  readonly endedAt?: string;
+}
+
+const RECORD_PREFIX = 'protection-';
+const POSITION_PREFIX = 'position-';
+
+/** The records of protected machines in the catalog, and the trackers' positions of their last intervals. */
+export class ProtectionRecords {
+  readonly #catalog: Catalog;
+
+  constructor(catalog: Catalog) {
+    this.#catalog = catalog;
+  }
+
+  async load(): Promise<ProtectionRecord[]> {
+    const records = await this.#catalog.records<ProtectionRecord>('session/');
+    return [...records].filter(([name]) => name.startsWith(RECORD_PREFIX)).map(([, record]) => record);
+  }
+
+  async put(record: ProtectionRecord): Promise<void> {
+    await this.#catalog.putRecord('session/', RECORD_PREFIX + record.machineId, record);
+  }
+
+  async remove(machineId: MachineId): Promise<void> {
+    await this.#catalog.deleteRecord('session/', RECORD_PREFIX + machineId);
+    await this.#catalog.deleteRecord('session/', POSITION_PREFIX + machineId);
+  }
+
+  async position(machineId: MachineId): Promise<PreviousState | undefined> {
+    return (await this.#catalog.records<PreviousState>('session/')).get(POSITION_PREFIX + machineId);
+  }
+
+  async putPosition(machineId: MachineId, { tracker, disks }: PreviousState): Promise<void> {
+    const slim = disks.map(({ name, sizeBytes, identity }) => ({ name, sizeBytes, identity }));
+    await this.#catalog.putRecord('session/', POSITION_PREFIX + machineId, { tracker, disks: slim });
+  }
+}
