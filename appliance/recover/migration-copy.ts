@@ -37,6 +37,7 @@ export interface DiskPlace {
 }
 
 const POLL_MS = 250;
+const MOST_RESTARTS = 6;
 /** A file system with less than this is what a copy failed for: QEMU writes up to 1 MiB at a time. */
 const FULL_BYTES: number = 2 * 1024 * 1024;
 
@@ -69,29 +70,42 @@ export function readPlaces(xml: string, targets: readonly MigrationTarget[]): Ma
  * @throws ApplianceError ABORTED, NO_SPACE, DOMAIN_GONE, DOMAIN_BUSY, MIGRATION_FAILED, those of libvirt
  */
 export async function copyDisks(options: CopyOptions): Promise<void> {
-  const { domain, disks, bandwidthBytes, context } = options;
-  for (const { target } of disks) {
-    throwIfAborted(context.signal);
-    await domain.blockCopy({
-      disk: target.disk,
-      destinationXml: destinationXml(target),
-      params: bandwidthBytes === undefined ? {} : { bandwidthBytes },
-      reusesDestination: true,
-      isTransient: true,
-      isSynchronous: options.isSynchronous,
-    });
-  }
+  const { disks, context } = options;
+  for (const disk of disks) await startCopy(options, disk);
   const ready = new Set<MovingDisk>();
-  while (!(await look(options, ready))) {
+  let restarts = 0;
+  for (;;) {
+    const lost = await look(options, ready);
+    if (lost !== undefined) {
+      // QEMU finds out that the appliance was restarted with the first request that fails; the next one connects again.
+      const failure = await copyFailure(options, lost);
+      if (failure.code !== 'MIGRATION_FAILED' || restarts++ >= MOST_RESTARTS) throw failure;
+      await startCopy(options, lost);
+    } else if (ready.size === disks.length) return;
     throwIfAborted(context.signal);
     await delay(POLL_MS, undefined, { signal: context.signal }).catch(() => undefined);
     throwIfAborted(context.signal);
   }
 }
 
+async function startCopy(options: CopyOptions, { target }: MovingDisk): Promise<void> {
+  const { domain, bandwidthBytes, context } = options;
+  throwIfAborted(context.signal);
+  await domain.blockCopy({
+    disk: target.disk,
+    destinationXml: destinationXml(target),
+    params: bandwidthBytes === undefined ? {} : { bandwidthBytes },
+    reusesDestination: true,
+    isTransient: true,
+    isSynchronous: options.isSynchronous,
+  });
+}
+
 /** Looks once more whether all copies are kept equal. @throws ApplianceError as `copyDisks` when one has ended */
 export async function checkCopies(options: CopyOptions): Promise<void> {
-  await readJobs(options);
+  for (const disk of options.disks) {
+    if ((await readJob(options, disk))?.kind !== 'copy') throw await copyFailure(options, disk);
+  }
 }
 
 /** Ends the copies of disks that have not moved, and waits until they are gone. Errors are libvirt's. */
@@ -110,29 +124,28 @@ export async function endCopies(domain: Domain, targets: readonly MigrationTarge
   }
 }
 
-/** One look at all copies: tells how far they are, and settles with whether all are ready. What was once is kept so. */
-async function look(options: CopyOptions, ready: Set<MovingDisk>): Promise<boolean> {
-  const jobs = await readJobs(options);
-  for (const { disk, job } of jobs) {
+/**
+ * One look at all copies: tells how far they are, and adds those that are ready, which they stay. Settles with a disk
+ * whose copy has ended.
+ */
+async function look(options: CopyOptions, ready: Set<MovingDisk>): Promise<MovingDisk | undefined> {
+  const { disks, context } = options;
+  let [done, total] = [0, 0];
+  for (const disk of disks) {
+    const job = await readJob(options, disk);
+    if (job?.kind !== 'copy') {
+      ready.delete(disk);
+      return disk;
+    }
     if (isReady(job)) ready.add(disk);
     // Up to here the copy may lag behind, or sit in caches of QEMU; when it is ready it has been flushed.
     else if (options.isSynchronous && !ready.has(disk)) disk.device.marks?.renew();
+    done += job.currentBytes;
+    total += job.endBytes > 1 ? job.endBytes : disk.target.sizeBytes;
   }
-  const total = jobs.reduce((sum, { disk, job }) => sum + (job.endBytes > 1 ? job.endBytes : disk.target.sizeBytes), 0);
-  const done = jobs.reduce((sum, { job }) => sum + job.currentBytes, 0);
-  const phase = jobs.length === 1 ? `copying ${jobs[0]?.disk.target.disk ?? ''}` : `copying ${jobs.length} disks`;
-  options.context.onProgress({ phase, done, total, unit: 'bytes' });
-  return ready.size === jobs.length;
-}
-
-async function readJobs(options: CopyOptions): Promise<{ disk: MovingDisk; job: BlockJobInfo }[]> {
-  const jobs: { disk: MovingDisk; job: BlockJobInfo }[] = [];
-  for (const disk of options.disks) {
-    const job = await readJob(options, disk);
-    if (job?.kind !== 'copy') throw await copyFailure(options, disk);
-    jobs.push({ disk, job });
-  }
-  return jobs;
+  const phase = disks.length === 1 ? `copying ${disks[0]?.target.disk ?? ''}` : `copying ${disks.length} disks`;
+  context.onProgress({ phase, done, total, unit: 'bytes' });
+  return undefined;
 }
 
 async function readJob({ domain }: CopyOptions, { target }: MovingDisk): Promise<BlockJobInfo | null> {
