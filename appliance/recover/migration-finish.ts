@@ -8,6 +8,7 @@ import { moveNvram } from './migration-nvram.ts';
 import type { MigrationParts } from './migration-parts.ts';
 import type { MadeTarget, MigrationRecord } from './migration-record.ts';
 import { DOMAIN_ATTACHMENT, findAttachment } from './point-content.ts';
+import { isPausedByError } from './session-machines.ts';
 import type { Session } from './session-store.ts';
 
 export interface FinishInput extends MigrationParts {
@@ -33,6 +34,8 @@ export async function finishMigration(input: FinishInput): Promise<{ changes: re
   const changes = targets.map(({ disk, path, format }) => `${disk} is ${path} (${format}).`);
   const step = (done: number): void => input.onStep(done, STEPS);
   step(0);
+  // It may have been paused because the appliance was away; nobody else will look after it from here on.
+  if (await isPausedByError(domain)) await domain.resume();
   if (nvramPath !== undefined) {
     const sentence = await moveNvram(store.nvramPathOf(session), nvramPath, input.onNotice);
     if (sentence !== undefined) changes.push(sentence);

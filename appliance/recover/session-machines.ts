@@ -69,7 +69,8 @@ export class SessionMachines {
   }
 }
 
-async function isPausedByError(domain: Domain): Promise<boolean> {
+/** Whether QEMU has paused it because a disk failed. */
+export async function isPausedByError(domain: Domain): Promise<boolean> {
   try {
     const { state, reason } = await domain.state();
     return state === 'paused' && reason === PAUSED_IO_ERROR;
