@@ -115,15 +115,18 @@ export class ContinuousSession implements AsyncDisposable {
   }
 
   /**
-   * Makes a recovery point of the newest state, now. Undefined when the newest point has all of it.
+   * Makes a recovery point of the newest state, now: of a paused machine, that at which it was paused. Undefined when the
+   * newest point has all of it.
    * @throws ApplianceError DOMAIN_BUSY while there is no consistent state; those of the repository
    */
   async foldNow(reason: string): Promise<RecoveryPoint | undefined> {
-    if (this.#history.current.state !== 'protected') {
-      throw new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${this.#history.current.reason}`);
+    const { state, reason: why } = this.#history.current;
+    const last = state === 'paused' ? this.#newestMoment : undefined;
+    if (state !== 'protected' && last === undefined) {
+      throw new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${why}`);
     }
     await this.#folding;
-    return this.#fold(await this.#momentNow(), reason);
+    return this.#fold(last ?? (await this.#momentNow()), reason);
   }
 
   /** Ends protection: the stretch ends, the machine goes on alone. Idempotent. */

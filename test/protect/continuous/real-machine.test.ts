@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
+import { LibvirtConnection } from '../../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../../appliance/hypervisor/libvirt/domain.ts';
+import { createImage } from '../../../appliance/hypervisor/qemu-img.ts';
 import { FixtureRepository } from '../../support/fixture-repository.ts';
-import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../../support/machines.ts';
+import { definePlainMachine, LIBVIRT_REQUIREMENTS, type LibvirtRig, startLibvirt } from '../../support/machines.ts';
+import { rejectsWith } from '../../support/rejects-with.ts';
+import { MOUNT_REQUIREMENTS, SmallFileSystem } from '../../support/small-file-system.ts';
 import { suite } from '../../support/suite.ts';
+import type { TestContext } from '../../support/test-scope.ts';
 import { ContinuousRig } from './continuous-rig.ts';
 
 const test = suite('continuous protection of real machines', { requires: LIBVIRT_REQUIREMENTS, timeoutMs: 60_000 });
@@ -86,3 +91,96 @@ test('intervals: what a machine wrote is in the moment after it, and nothing cha
   await rig.continuous.unprotect('web');
   await domain.destroy();
 });
+
+/** A machine with one disk under continuous protection. */
+async function protectedMachine(
+  t: TestContext,
+  directory: string,
+): Promise<{ rig: ContinuousRig; libvirt: LibvirtRig; domain: Domain }> {
+  const libvirt = await startLibvirt(t);
+  const rig = await ContinuousRig.start(t, directory, await FixtureRepository.create(join(directory, 'repo')));
+  const plain = await definePlainMachine(libvirt, 'web');
+  // Without ACPI nothing can be plugged in.
+  const xml = (await plain.xml({ isInactive: true })).replace('</os>', '</os><features><acpi/></features>');
+  const domain = await libvirt.connection.define(xml);
+  await domain.start();
+  const connectUri = libvirt.libvirt.uri;
+  await rig.continuous.protect({ target: 'web', connectUri, intervalMs: 0, durability: 'group' });
+  await rig.until('web', 'protected');
+  return { rig, libvirt, domain };
+}
+
+test('a disk that is plugged in is in the states after a new base', async (t) => {
+  const { rig, libvirt, domain } = await protectedMachine(t, await t.tempDir());
+  const location = join(libvirt.libvirt.directory, 'more.qcow2');
+  await createImage({ location, format: 'qcow2' }, { sizeBytes: 4 * MIB });
+  const xml =
+    `<disk type="file" device="disk"><driver name="qemu" type="qcow2"/><source file="${location}"/>` +
+    '<target dev="vdb" bus="virtio"/></disk>';
+  await domain.changeDevice({ change: 'attach', xml, affects: ['live'] });
+  await rig.until('web', 'resyncing');
+  await rig.until('web', 'protected');
+  await guestIo(domain, 1, 'write -P 0xcc 1M 512');
+  assert.equal((await rig.contentAt(domain, 'vdb', 'newest'))[MIB], 0xcc);
+  const { session } = await rig.status('web');
+  assert.ok(
+    session?.history.some(({ reason }) => reason === 'the disk vdb was added'),
+    JSON.stringify(session?.history),
+  );
+  await domain.destroy();
+});
+
+test('libvirtd is killed and started again: the stretch goes on, and every write is kept', async (t) => {
+  const { rig, libvirt, domain } = await protectedMachine(t, await t.tempDir());
+  await libvirt.libvirt.killDaemon();
+  await libvirt.libvirt.startDaemon();
+  await using connection = await LibvirtConnection.open(libvirt.libvirt.uri);
+  const again = await connection.domainByUuid(domain.uuid);
+  await guestIo(again, 0, 'write -P 0xdd 2M 512');
+  assert.equal((await rig.contentAt(again, 'vda', 'newest'))[2 * MIB], 0xdd);
+  const { journal } = await rig.status('web');
+  assert.deepEqual((await journal.timeline()).gaps, []);
+  await rig.continuous.pause('web', 'paused by the operator');
+  assert.doesNotMatch(await again.xml(), /<mirror/);
+  await again.destroy();
+});
+
+test('another tool gets the machine when it is paused, and the machine is resynced afterwards', async (t) => {
+  const { rig, domain } = await protectedMachine(t, await t.tempDir());
+  const backup = `<domainbackup mode='pull'><server transport='unix' socket='/tmp/${domain.uuid}.sock'/></domainbackup>`;
+  await rejectsWith(domain.backupBegin({ backup }), 'DOMAIN_BUSY');
+  await rig.continuous.pause('web', 'paused by the operator');
+  await domain.backupBegin({ backup });
+  await domain.abortJob();
+  await guestIo(domain, 0, 'write -P 0x11 3M 4k');
+  rig.continuous.resume('web');
+  await rig.until('web', 'protected');
+  assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[3 * MIB], 0x11);
+  const { journal } = await rig.status('web');
+  assert.deepEqual(
+    (await journal.timeline()).gaps.map(({ reason }) => reason),
+    ['paused by the operator'],
+  );
+  await domain.destroy();
+});
+
+test(
+  'a full journal ends the stretch, not the guest, and room brings protection back',
+  async (t) => {
+    const directory = await t.tempDir();
+    const small = t.use(await SmallFileSystem.mount(join(directory, 'journals'), 8 * MIB));
+    const { rig, domain } = await protectedMachine(t, directory);
+    await small.fill();
+    await guestIo(domain, 0, 'write -P 0x22 0 1M');
+    await rig.until('web', 'behind');
+    await guestIo(domain, 0, 'write -P 0x33 1M 64k');
+    assert.equal((await domain.state()).state, 'running');
+    await small.release();
+    await rig.until('web', 'protected');
+    const vda = await rig.contentAt(domain, 'vda', 'newest');
+    assert.deepEqual([vda[0], vda[MIB - 1], vda[MIB]], [0x22, 0x22, 0x33]);
+    await domain.destroy();
+    await rig.close();
+  },
+  { requires: MOUNT_REQUIREMENTS },
+);

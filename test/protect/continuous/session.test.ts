@@ -322,9 +322,14 @@ test('a point of now is made when asked, and refused while there is no consisten
   await machine.guestWrites('vda', 'one');
   assert.ok((await session.foldNow('asked for')) !== undefined);
   assert.deepEqual(storage.folds, [{ sequence: 2, reason: 'asked for' }]);
+  machine.isInstant = false;
+  machine.mirrors[0]?.move('ended', 'gone');
+  await until('resyncing');
+  await rejectsWith(session.foldNow('asked for'), 'DOMAIN_BUSY');
   machine.shutDown();
   await until('paused');
-  await rejectsWith(session.foldNow('asked for'), 'DOMAIN_BUSY');
+  assert.ok((await session.foldNow('of a machine that is off')) !== undefined);
+  assert.equal(storage.folds[1]?.sequence, 3, 'the end of the stretch');
 });
 
 async function whenTrue(condition: () => boolean): Promise<void> {
