@@ -44,6 +44,7 @@ export class RemoteAppliance implements Appliance {
     this.call('protectionResume', params, context);
   readonly points: Operation<'points'> = (params, context) => this.call('points', params, context);
   readonly timeline: Operation<'timeline'> = (params, context) => this.call('timeline', params, context);
+  readonly bookmark: Operation<'bookmark'> = (params, context) => this.call('bookmark', params, context);
   readonly writes: Operation<'writes'> = (params, context) => this.call('writes', params, context);
   readonly pointShow: Operation<'pointShow'> = (params, context) => this.call('pointShow', params, context);
   readonly boot: Operation<'boot'> = (params, context) => this.call('boot', params, context);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Consistency, DiskStats, PointKind, RecoveryPoint } from '../repository/manifest.ts';
 import type {
+  BookmarkParams,
+  BookmarkReport,
   MomentDetails,
   MomentReport,
   TimelineParams,
@@ -412,6 +414,8 @@ export interface Appliance extends AsyncDisposable {
   protectionResume(params: { readonly name: string }, context: OperationContext): Promise<ProtectionReport>;
   points(params: PointsParams, context: OperationContext): Promise<readonly PointSummary[]>;
   timeline(params: TimelineParams, context: OperationContext): Promise<TimelineReport>;
+  /** Names this moment of a machine under continuous protection. */
+  bookmark(params: BookmarkParams, context: OperationContext): Promise<BookmarkReport>;
   writes(params: WritesParams, context: OperationContext): Promise<WritesReport>;
   pointShow(params: PointParams, context: OperationContext): Promise<PointDetails>;
   boot(params: BootParams, context: OperationContext): Promise<BootReport>;

@@ -58,6 +58,7 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
   protectionResume: { ...object, required: ['name'], properties: { name: text } },
   points: { ...object, required: [], properties: { machine: text } },
   timeline: { ...object, required: ['machine'], properties: { machine: text, from: text, to: text } },
+  bookmark: { ...object, required: ['machine', 'name'], properties: { machine: text, name: text } },
   writes: {
     ...object,
     required: ['machine'],

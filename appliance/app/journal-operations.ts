@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type {
+  BookmarkReport,
   MomentDetails,
   MomentReport,
   TimelineParams,
@@ -11,6 +12,7 @@ import { ApplianceError } from '../core/errors.ts';
 import type { Range } from '../core/extents.ts';
 import type { MachineId } from '../core/ids.ts';
 import { parseByteCount, parseDurationMs } from '../core/quantities.ts';
+import type { ContinuousService } from '../protect/continuous/continuous-service.ts';
 import { pointsOfMachine } from '../protect/point-selector.ts';
 import { formatMoment, formatTimeUs, type MomentSelector, parseMoment, parseTimeUs } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
@@ -278,4 +280,11 @@ export function withTime<Report extends { readonly moment: JournalMoment | null 
   report: Report,
 ): Omit<Report, 'moment'> & { readonly moment: MomentReport | null } {
   return { ...report, moment: report.moment === null ? null : momentReport(report.moment) };
+}
+
+export function bookmarkReport(
+  { record, moment, consistency, notices }: Awaited<ReturnType<ContinuousService['bookmark']>>,
+  bookmark: string,
+): BookmarkReport {
+  return { machine: record.name, machineId: record.machineId, ...timed(moment), consistency, bookmark, notices };
 }

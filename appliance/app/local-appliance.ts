@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { resolve } from 'node:path';
-import type { TimelineParams, TimelineReport, WritesParams, WritesReport } from '../api/journal-operations.ts';
+import type {
+  BookmarkParams,
+  BookmarkReport,
+  TimelineParams,
+  TimelineReport,
+  WritesParams,
+  WritesReport,
+} from '../api/journal-operations.ts';
 import type {
   Appliance,
   BackupParams,
@@ -45,7 +52,14 @@ import { parseSelector, type Selector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
-import { type JournalQuestions, momentDetails, timelineReport, withTime, writesReport } from './journal-operations.ts';
+import {
+  bookmarkReport,
+  type JournalQuestions,
+  momentDetails,
+  timelineReport,
+  withTime,
+  writesReport,
+} from './journal-operations.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
 import { deletePoint, findPointOrLost, findState, undeletePoint, usersOf } from './point-removal.ts';
 import { protectionReportOf, protectionReports, protectMachine, unprotectMachine } from './protection.ts';
@@ -181,6 +195,11 @@ export class LocalAppliance implements Appliance {
 
   async timeline(params: TimelineParams): Promise<TimelineReport> {
     return timelineReport(await this.#questions(), params);
+  }
+
+  async bookmark(params: BookmarkParams): Promise<BookmarkReport> {
+    this.#checkIsService();
+    return bookmarkReport(await (await this.#open()).continuous.bookmark(params.machine, params.name), params.name);
   }
 
   async writes(params: WritesParams): Promise<WritesReport> {

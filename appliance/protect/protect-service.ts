@@ -4,7 +4,7 @@ import type { Catalog } from '../catalog/catalog.ts';
 import { removeLeftoverRuns } from '../cbt/leftovers.ts';
 import { openLibvirtSource } from '../cbt/libvirt-source.ts';
 import { defaultSourceName, machineIdOfName, openNbdSource } from '../cbt/nbd-source.ts';
-import { thaw } from '../cbt/quiesce.ts';
+import { type FreezeMarker, thaw } from '../cbt/quiesce.ts';
 import type { BackupSource } from '../cbt/source.ts';
 import type { Clock } from '../core/clock.ts';
 import type { ErrorCode } from '../core/error-codes.ts';
@@ -42,7 +42,8 @@ export interface BackupRequest {
   readonly journalPlace?: JournalPlace;
 }
 
-interface FreezeRecord {
+/** Which guest may be frozen. */
+export interface FreezeRecord {
   readonly connectUri: string;
   readonly machine: MachineId;
 }
@@ -90,7 +91,7 @@ export class ProtectService {
           isFullScanRequested: request.isFullScanRequested,
           runtimeDirectory: this.#options.runtimeDirectory,
           scratchDirectory: this.#options.scratchDirectory,
-          freezeMarker: this.#freezeMarker({ connectUri: request.connectUri, machine: machineId }),
+          freezeMarker: this.freezeMarker({ connectUri: request.connectUri, machine: machineId }),
           clock: this.#options.clock,
           signal: context.signal,
         }),
@@ -101,6 +102,15 @@ export class ProtectService {
   /** Removes what runs of a killed process left on this host. Once, before the first backup. Sentences about what was ended. */
   removeLeftovers(): Promise<string[]> {
     return removeLeftoverRuns(this.#options.runtimeDirectory, this.#options.scratchDirectory);
+  }
+
+  /** Notes a freeze before it happens, so that `thawLeftovers` of a later process ends it. */
+  freezeMarker(record: FreezeRecord): FreezeMarker {
+    const name = FREEZE_PREFIX + record.machine;
+    return {
+      set: () => this.#options.catalog.putRecord('session/', name, record),
+      clear: () => this.#options.catalog.deleteRecord('session/', name),
+    };
   }
 
   /** Thaws guests that a process of this appliance may have left frozen. Sentences about what was done. */
@@ -183,14 +193,6 @@ export class ProtectService {
       await source[Symbol.asyncDispose]();
       for (const sentence of [...source.notices, ...notices]) context.onNotice(sentence);
     }
-  }
-
-  #freezeMarker(record: FreezeRecord): { set(): Promise<void>; clear(): Promise<void> } {
-    const name = FREEZE_PREFIX + record.machine;
-    return {
-      set: () => this.#options.catalog.putRecord('session/', name, record),
-      clear: () => this.#options.catalog.deleteRecord('session/', name),
-    };
   }
 }
 

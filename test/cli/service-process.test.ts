@@ -65,6 +65,8 @@ test('boot starts the service in the background, says so, and later commands use
   const note = `note: started \`understudy serve\` in the background (process ${service.pid}, log ${log})\n`;
   assert.equal(boot.stderr, note);
 
+  const bookmark = await run('bookmark web upgrade --json');
+  assert.deepEqual(JSON.parse(bookmark.stdout), fakeResults.bookmark);
   const again = await run('boot web@latest --json');
   assert.deepEqual([again.exitCode, again.stderr], [0, '']);
   assert.equal((await run('points')).exitCode, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { TimelineReport, WritesReport } from '../../appliance/api/journal-operations.ts';
+import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/journal-operations.ts';
 import type {
   Appliance,
   BackupReport,
@@ -53,6 +53,7 @@ export const fakeResults: {
   readonly gc: GcReport;
   readonly timeline: TimelineReport;
   readonly writes: WritesReport;
+  readonly bookmark: BookmarkReport;
 } = {
   status: {
     state: '/var/lib/understudy',
@@ -346,6 +347,15 @@ export const fakeResults: {
     ],
     bucketMicroseconds: 1_200_000_000,
   },
+  bookmark: {
+    machine: 'web',
+    machineId: MACHINE_ID,
+    bookmark: 'before the upgrade',
+    sequence: 1200,
+    time: '2026-11-21T14:20:00.000123Z',
+    consistency: 'file-system-consistent',
+    notices: [],
+  },
   writes: {
     machine: 'web',
     machineId: MACHINE_ID,
@@ -432,6 +442,7 @@ export class FakeAppliance implements AsyncDisposable {
       protectionResume: answer('protectionResume', () => fakeResults.protection),
       points: answer('points', () => fakeResults.points),
       timeline: answer('timeline', () => fakeResults.timeline),
+      bookmark: answer('bookmark', () => fakeResults.bookmark),
       writes: answer('writes', () => fakeResults.writes),
       pointShow: answer('pointShow', () => fakeResults.pointShow),
       boot: answer('boot', () => fakeResults.boot),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { TimelineReport, WriteReport, WritesReport } from '../../api/journal-operations.ts';
+import type { BookmarkReport, TimelineReport, WriteReport, WritesReport } from '../../api/journal-operations.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
-import { count, formatBytes, formatDuration, formatLocalTime, plain, shortIds } from '../format.ts';
+import { count, formatBytes, formatDuration, formatLocalTime, formatTime, plain, shortIds } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { formatMoment } from '../state-text.ts';
 import { type Column, renderTable } from '../table.ts';
@@ -60,6 +60,19 @@ export function addJournal(program: Command, cli: CliRun): void {
         .option('--disk <name>', 'of this disk only')
         .option('--offset <bytes>', 'only what covers this byte of the disk (also 1MiB)'),
     action: writes,
+  });
+  defineCommand(program, cli, {
+    usage: 'bookmark <machine> <name>',
+    summary: 'name this moment of a machine',
+    description:
+      'Freezes the file systems of a machine under continuous protection through its guest agent, marks the moment in its ' +
+      'journal, and lets the guest go on: `understudy boot NAME@bookmark:"TEXT"` is that state later. Without an agent the ' +
+      'moment is marked all the same, crash-consistent, and the report says so.',
+    examples: [
+      ['understudy bookmark web "before the upgrade"', 'now'],
+      ['understudy boot web@bookmark:"before the upgrade"', 'later'],
+    ],
+    action: bookmark,
   });
 }
 
@@ -153,4 +166,16 @@ function merged(list: readonly WriteReport[]): WriteRun[] {
     }
   }
   return runs;
+}
+
+async function bookmark(run: CommandRun, [machine = '', name = '']: readonly string[]): Promise<Outcome> {
+  const report = await run.callService('bookmark', { machine, name });
+  return { value: report, text: renderBookmark(report, run) };
+}
+
+function renderBookmark(report: BookmarkReport, { paint }: CommandRun): string {
+  const name = paint('bold', plain(report.bookmark));
+  const notices = report.notices.map((notice) => `  - ${plain(notice)}\n`).join('');
+  const state = `${plain(report.machine)}@bookmark:"${plain(report.bookmark)}"`;
+  return `${name}: ${formatTime(report.time)}, sequence ${report.sequence}, ${report.consistency}.\n${notices}\`understudy boot '${state}'\` starts that state.\n`;
 }

@@ -6,6 +6,7 @@ import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Journal } from '../../volume/journal.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
 import { findDomain } from '../protect-service.ts';
+import type { Bookmarked } from './bookmark.ts';
 import type { Durability } from './journal-target.ts';
 import { type ContinuousParts, ProtectedMachine } from './protected-machine.ts';
 import { type ProtectionRecord, ProtectionRecords } from './protection-record.ts';
@@ -139,6 +140,16 @@ export class ContinuousService implements AsyncDisposable {
     const machine = [...this.#machines.values()].find((candidate) => isNamed(candidate.record, target));
     if (machine === undefined || machine.record.endedAt !== undefined || machine.status === undefined) return undefined;
     return machine.foldNow('asked for by the operator');
+  }
+
+  /**
+   * Names this moment of a machine; see `bookmarkFrozen`.
+   * @throws ApplianceError MACHINE_NOT_FOUND, LOCKED, DOMAIN_BUSY while there is no consistent state, BAD_ARGUMENT, NO_SPACE
+   */
+  async bookmark(target: string, name: string): Promise<Bookmarked & { readonly record: ProtectionRecord }> {
+    const machine = this.#find(target);
+    const { record } = machine;
+    return this.#exclusively(record.machineId, async () => ({ ...(await machine.bookmark(name)), record }));
   }
 
   /** True when the machine is protected: its points come from the journal. */

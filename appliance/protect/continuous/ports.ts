@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BlockDevice } from '../../block/block-device.ts';
-import type { RecoveryPoint } from '../../repository/manifest.ts';
+import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
 import type { WriteSink } from '../../volume/write-layer.ts';
 import type { MirrorTarget } from './mirror-target.ts';
 
@@ -67,6 +67,8 @@ export interface SessionJournal extends WriteSink {
   beginStretch(kind: 'writes' | 'interval'): Promise<SessionMoment>;
   endStretch(reason: string): Promise<SessionMoment>;
   markMoment(): Promise<SessionMoment>;
+  /** Names the newest state; durable when it settles. */
+  bookmark(name: string, consistency: Consistency): Promise<SessionMoment>;
 }
 
 /** Where an interval's changes were read from, once they are in the journal. */

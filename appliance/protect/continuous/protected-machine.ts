@@ -12,6 +12,7 @@ import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
 import { Journal } from '../../volume/journal.ts';
 import type { ProtectService } from '../protect-service.ts';
+import { type Bookmarked, bookmarkFrozen } from './bookmark.ts';
 import { MachineSources } from './machine-sources.ts';
 import { PointStorage } from './point-storage.ts';
 import type { SessionMoment } from './ports.ts';
@@ -132,6 +133,24 @@ export class ProtectedMachine {
   async foldNow(reason: string): Promise<RecoveryPoint | undefined> {
     if (this.#session === undefined) throw new ApplianceError('DOMAIN_BUSY', 'the session is not running');
     return (await this.#session.foldNow(reason)) ?? this.base;
+  }
+
+  /** Names a moment at which the guest is frozen. @throws ApplianceError DOMAIN_BUSY, and as `bookmarkFrozen` */
+  async bookmark(name: string): Promise<Bookmarked> {
+    const session = this.#session;
+    if (session === undefined) throw new ApplianceError('DOMAIN_BUSY', 'the session is not running');
+    const { machineId, connect: connectUri } = this.#record;
+    const { change } = session.status();
+    if (change.state !== 'protected') {
+      throw new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${change.reason}`);
+    }
+    const guest = await (await this.#parts.connect(connectUri)).domainByUuid(machineId);
+    return bookmarkFrozen({
+      guest,
+      marker: this.#parts.protect.freezeMarker({ connectUri, machine: machineId }),
+      name,
+      mark: (text, consistency) => session.bookmark(text, consistency),
+    });
   }
 
   pause(reason: string): Promise<void> {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, toError } from '../../core/errors.ts';
-import type { RecoveryPoint } from '../../repository/manifest.ts';
+import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
+import { BookmarkQueue } from './bookmark-queue.ts';
 import { MirrorRound } from './mirror-round.ts';
 import type {
   MachineFacts,
@@ -69,6 +70,7 @@ export class ContinuousSession implements AsyncDisposable {
   #lastFoldSequence = 0;
   #lastFoldBytes = 0;
   #foldProblem: string | null = null;
+  readonly #bookmarks = new BookmarkQueue();
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
@@ -123,10 +125,21 @@ export class ContinuousSession implements AsyncDisposable {
     const { state, reason: why } = this.#history.current;
     const last = state === 'paused' ? this.#newestMoment : undefined;
     if (state !== 'protected' && last === undefined) {
-      throw new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${why}`);
+      throw noState(why);
     }
     await this.#folding;
     return this.#fold(last ?? (await this.#momentNow()), reason);
+  }
+
+  /**
+   * Names the newest state: in intervals, one that is taken now.
+   * @throws ApplianceError DOMAIN_BUSY while there is no consistent state; those of the journal
+   */
+  async bookmark(name: string, consistency: Consistency): Promise<SessionMoment> {
+    const { state, mode, reason } = this.#history.current;
+    if (state !== 'protected') throw noState(reason);
+    if (mode === 'interval') return this.#bookmarks.add(name, consistency);
+    return this.#parts.journal.bookmark(name, consistency);
   }
 
   /** Ends protection: the stretch ends, the machine goes on alone. Idempotent. */
@@ -232,11 +245,14 @@ export class ContinuousSession implements AsyncDisposable {
     try {
       while (stop.end === undefined) {
         const startedMs = clock.elapsedMs();
+        const bookmarks = this.#bookmarks.take();
+        using _ = { [Symbol.dispose]: () => bookmarks.refuse(stop.end?.reason ?? 'the interval failed') };
         const cycle = await storage.cycle(disks, stop.signal);
         try {
           if (!isBegun) await journal.beginStretch('interval');
           isBegun = true;
           this.#newestMoment = await journal.markMoment();
+          await bookmarks.mark((name, consistency) => journal.bookmark(name, consistency));
           await journal.flush();
           await cycle.commit();
         } finally {
@@ -249,6 +265,7 @@ export class ContinuousSession implements AsyncDisposable {
         await this.#pauseFor(stop, intervalMs - (clock.elapsedMs() - startedMs));
       }
     } finally {
+      this.#bookmarks.refuse(stop.end?.reason ?? 'an interval failed');
       if (isBegun) await journal.endStretch(stop.end?.reason ?? 'an interval failed');
     }
   }
@@ -257,7 +274,7 @@ export class ContinuousSession implements AsyncDisposable {
     if (ms <= 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, ms);
-    await Promise.race([promise, stop.promise]);
+    await Promise.race([promise, stop.promise, this.#bookmarks.hurry]);
     clearTimeout(timer);
   }
 
@@ -374,6 +391,10 @@ export class ContinuousSession implements AsyncDisposable {
     clearTimeout(timer);
     this.#wake = undefined;
   }
+}
+
+function noState(reason: string): ApplianceError {
+  return new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${reason}`);
 }
 
 /** What a session has to begin anew for; undefined when nothing of that kind changed. */

@@ -176,6 +176,10 @@ export class FakeJournal implements SessionJournal {
     return this.#event('moment');
   }
 
+  bookmark(name: string, consistency: string): Promise<SessionMoment> {
+    return this.#event(`bookmark ${name}: ${consistency}`);
+  }
+
   #event(text: string): Promise<SessionMoment> {
     this.events.push(text);
     return Promise.resolve(this.#add(text));

@@ -340,3 +340,27 @@ async function whenTrue(condition: () => boolean): Promise<void> {
 async function settled(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 3 * QUICK.watchMs));
 }
+
+test('a bookmark names the newest state, and is refused while there is no consistent one', async (t) => {
+  const { machine, journal, session, until } = scene(t);
+  await until('protected');
+  await machine.guestWrites('vda', 'first');
+  const moment = await session.bookmark('upgrade', 'file-system-consistent');
+  assert.deepEqual(journal.lines, ['begin writes', '0:first', 'bookmark upgrade: file-system-consistent']);
+  assert.equal(moment.sequence, 3);
+  await session.pause('paused by the operator');
+  await until('paused');
+  await assert.rejects(session.bookmark('late', 'crash-consistent'), { code: 'DOMAIN_BUSY' });
+});
+
+test('in intervals a bookmark does not wait for the next one, and marks one that began after it', async (t) => {
+  const { journal, storage, session, until } = scene(t, { intervalMs: 3_600_000 });
+  await until('protected', 'interval');
+  const { cycles } = storage;
+  await session.bookmark('upgrade', 'file-system-consistent');
+  assert.equal(storage.cycles, cycles + 1);
+  assert.deepEqual(journal.events.slice(-2), ['moment', 'bookmark upgrade: file-system-consistent']);
+  storage.failure = new Error('the machine does not answer');
+  await assert.rejects(session.bookmark('late', 'crash-consistent'), { code: 'DOMAIN_BUSY' });
+  storage.failure = undefined;
+});
