@@ -30,9 +30,9 @@ export interface BatchRecord {
 
 /** Records ready to be written in one go, in order. */
 export interface EncodedBatch {
-  readonly parts: readonly Buffer[];
+  /** All of it, in memory of the encoder: valid until the next batch. */
+  readonly bytes: Buffer;
   readonly records: readonly BatchRecord[];
-  readonly bytes: number;
 }
 
 /** What the records of a batch have in common. */
@@ -43,7 +43,8 @@ export interface BatchFacts {
 }
 
 const NO_DATA: Buffer = Buffer.alloc(0);
-const PADDING: Buffer = Buffer.alloc(RECORD_ALIGNMENT);
+/** Memory that an encoder keeps between batches; larger batches have their own. */
+const KEPT_BYTES: number = 256 * 1024;
 
 /** An upper bound of the bytes that a change takes in the log. */
 export function encodedBytes(change: Change): number {
@@ -52,43 +53,48 @@ export function encodedBytes(change: Change): number {
 }
 
 /**
- * Encodes changes as records. Writes are cut at multiples of 64 KiB of the disk, so that a later write of the same place
- * covers whole records. Without encryption the parts are views of the changes' data.
+ * Encodes changes as records, one batch after the other into the same memory: a batch has been written before the next one
+ * is encoded. Writes are cut at multiples of 64 KiB of the disk, so that a later write of the same place covers whole
+ * records.
  */
-export function encodeBatch(changes: readonly Change[], facts: BatchFacts, cipher: SegmentCipher): EncodedBatch {
-  const parts: Buffer[] = [];
-  const records: BatchRecord[] = [];
-  let sequence = facts.firstSequence;
-  let bytes = 0;
-  for (const change of changes) {
-    for (const piece of piecesOf(change)) {
-      const record: RecordFacts = {
-        kind: change.kind,
-        disk: change.disk,
-        sequence,
-        timeUs: facts.timeUs,
-        offset: piece.offset,
-        length: piece.length,
-        durableSequence: facts.durableSequence,
-        continues: piece.continues,
-      };
-      const header = Buffer.allocUnsafe(RECORD_HEADER_BYTES);
-      const payload = cipher.seal(record, piece.data, header);
-      let payloadBytes = 0;
-      parts.push(header);
-      for (const part of payload) {
-        parts.push(part);
-        payloadBytes += part.length;
+export class BatchEncoder {
+  private kept: Buffer = Buffer.alloc(0);
+
+  encode(changes: readonly Change[], facts: BatchFacts, cipher: SegmentCipher): EncodedBatch {
+    let most = 0;
+    for (const change of changes) most += encodedBytes(change);
+    const memory = this.memory(most);
+    const records: BatchRecord[] = [];
+    let sequence = facts.firstSequence;
+    let at = 0;
+    for (const change of changes) {
+      for (const piece of piecesOf(change)) {
+        const record: RecordFacts = {
+          kind: change.kind,
+          disk: change.disk,
+          sequence,
+          timeUs: facts.timeUs,
+          offset: piece.offset,
+          length: piece.length,
+          durableSequence: facts.durableSequence,
+          continues: piece.continues,
+        };
+        const end = cipher.seal(record, piece.data, memory.subarray(at));
+        const span = recordSpan(end - RECORD_HEADER_BYTES);
+        if (span > end) memory.fill(0, at + end, at + span);
+        records.push({ facts: record, position: at, payload: piece.data });
+        at += span;
+        sequence += 1;
       }
-      const span = recordSpan(payloadBytes);
-      const padding = span - RECORD_HEADER_BYTES - payloadBytes;
-      if (padding > 0) parts.push(PADDING.subarray(0, padding));
-      records.push({ facts: record, position: bytes, payload: piece.data });
-      bytes += span;
-      sequence += 1;
     }
+    return { bytes: memory.subarray(0, at), records };
   }
-  return { parts, records, bytes };
+
+  private memory(bytes: number): Buffer {
+    if (bytes > KEPT_BYTES) return Buffer.allocUnsafeSlow(bytes);
+    if (this.kept.length < bytes) this.kept = Buffer.allocUnsafeSlow(Math.min(KEPT_BYTES, bytes * 2));
+    return this.kept;
+  }
 }
 
 interface Piece {
@@ -98,18 +104,23 @@ interface Piece {
   readonly continues: boolean;
 }
 
-function* piecesOf(change: Change): Generator<Piece, void, undefined> {
-  if (change.kind !== 'write') {
-    yield { offset: change.offset, length: change.length, data: change.data, continues: false };
-    return;
+function piecesOf(change: Change): readonly Piece[] {
+  const { kind, offset, length, data } = change;
+  const isOne = kind !== 'write' || (offset % MAX_RECORD_DATA_BYTES) + length <= MAX_RECORD_DATA_BYTES;
+  if (isOne) return [{ offset, length, data, continues: false }];
+  const pieces: Piece[] = [];
+  for (let done = 0; done < length; ) {
+    const start = offset + done;
+    const part = Math.min(length - done, MAX_RECORD_DATA_BYTES - (start % MAX_RECORD_DATA_BYTES));
+    pieces.push({
+      offset: start,
+      length: part,
+      data: data.subarray(done, done + part),
+      continues: done + part < length,
+    });
+    done += part;
   }
-  for (let done = 0; done < change.length; ) {
-    const offset = change.offset + done;
-    const length = Math.min(change.length - done, MAX_RECORD_DATA_BYTES - (offset % MAX_RECORD_DATA_BYTES));
-    const data = change.data.subarray(done, done + length);
-    done += length;
-    yield { offset, length, data, continues: done < change.length };
-  }
+  return pieces;
 }
 
 /** A change without data. */

@@ -7,6 +7,7 @@ import {
   encodeRecordFacts,
   KEY_CHECK_BYTES,
   RECORD_AAD_BYTES,
+  RECORD_HEADER_BYTES,
   type RecordFacts,
   type RecordHeader,
   type SegmentHeader,
@@ -19,8 +20,8 @@ export interface SegmentCipher {
   readonly isEncrypted: boolean;
   readonly saltCrc: number;
   readonly keyCheck: Buffer;
-  /** Fills the 64 bytes of `header` and gives the stored payload in parts. Plain payloads are not copied. */
-  seal(facts: RecordFacts, payload: Buffer, header: Buffer): readonly Buffer[];
+  /** Writes a record's header and its payload as stored to the start of `into`, which has room; the result is their length. */
+  seal(facts: RecordFacts, payload: Buffer, into: Buffer): number;
   /** The plain payload of an intact record, or undefined when it is damaged. May be a view of `stored`. */
   open(header: RecordHeader, headerBytes: Buffer, stored: Buffer): Buffer | undefined;
 }
@@ -50,6 +51,8 @@ export function keyCheckOf(segmentKey: Buffer): Buffer {
   return createHmac('sha256', segmentKey).update(KEY_CHECK_LABEL).digest().subarray(0, KEY_CHECK_BYTES);
 }
 
+/** Where the payload of an encrypted record begins, behind header and tag. */
+const PAYLOAD_AT: number = RECORD_HEADER_BYTES + TAG_BYTES;
 const KEY_LABEL = 'understudy write log segment 1';
 const KEY_CHECK_LABEL = 'understudy write log key check 1';
 
@@ -62,10 +65,11 @@ class PlainCipher implements SegmentCipher {
     this.saltCrc = saltCrc;
   }
 
-  seal(facts: RecordFacts, payload: Buffer, header: Buffer): readonly Buffer[] {
-    encodeRecordFacts(facts, payload.length, header);
-    sealRecordHeader(header, crc32(payload), this.saltCrc);
-    return payload.length === 0 ? [] : [payload];
+  seal(facts: RecordFacts, payload: Buffer, into: Buffer): number {
+    encodeRecordFacts(facts, payload.length, into);
+    payload.copy(into, RECORD_HEADER_BYTES);
+    sealRecordHeader(into, crc32(payload), this.saltCrc);
+    return RECORD_HEADER_BYTES + payload.length;
   }
 
   open(header: RecordHeader, _headerBytes: Buffer, stored: Buffer): Buffer | undefined {
@@ -79,6 +83,7 @@ class GcmCipher implements SegmentCipher {
   readonly keyCheck: Buffer;
   private readonly key: Buffer;
   private readonly aead: Aead = fastestAead();
+  private readonly nonce: Buffer = Buffer.alloc(AEAD_NONCE_BYTES);
 
   constructor(key: Buffer, saltCrc: number) {
     this.saltCrc = saltCrc;
@@ -86,13 +91,13 @@ class GcmCipher implements SegmentCipher {
     this.keyCheck = keyCheckOf(key);
   }
 
-  seal(facts: RecordFacts, payload: Buffer, header: Buffer): readonly Buffer[] {
-    encodeRecordFacts(facts, payload.length + TAG_BYTES, header);
-    const tag = Buffer.alloc(TAG_BYTES);
-    const sealed = Buffer.allocUnsafe(payload.length);
-    this.aead.seal(this.sealing(facts.sequence, header, tag), payload, sealed);
-    sealRecordHeader(header, crc32(sealed, crc32(tag)), this.saltCrc);
-    return sealed.length === 0 ? [tag] : [tag, sealed];
+  seal(facts: RecordFacts, payload: Buffer, into: Buffer): number {
+    const end = PAYLOAD_AT + payload.length;
+    encodeRecordFacts(facts, payload.length + TAG_BYTES, into);
+    const tag = into.subarray(RECORD_HEADER_BYTES, PAYLOAD_AT);
+    this.aead.seal(this.sealing(facts.sequence, into, tag), payload, into.subarray(PAYLOAD_AT, end));
+    sealRecordHeader(into, crc32(into.subarray(RECORD_HEADER_BYTES, end)), this.saltCrc);
+    return end;
   }
 
   open(header: RecordHeader, headerBytes: Buffer, stored: Buffer): Buffer | undefined {
@@ -103,14 +108,9 @@ class GcmCipher implements SegmentCipher {
   }
 
   private sealing(sequence: number, header: Buffer, tag: Buffer): SealParameters {
-    return { key: this.key, nonce: nonceOf(sequence), additionalData: header.subarray(0, RECORD_AAD_BYTES), tag };
+    // 12 bytes: zeroes and the sequence. Used up before the next call.
+    this.nonce.writeUInt32BE(Math.floor(sequence / 0x1_0000_0000), 4);
+    this.nonce.writeUInt32BE(sequence % 0x1_0000_0000, 8);
+    return { key: this.key, nonce: this.nonce, additionalData: header.subarray(0, RECORD_AAD_BYTES), tag };
   }
-}
-
-/** 12 bytes: zeroes and the sequence. */
-function nonceOf(sequence: number): Buffer {
-  const nonce = Buffer.alloc(AEAD_NONCE_BYTES);
-  nonce.writeUInt32BE(Math.floor(sequence / 0x1_0000_0000), 4);
-  nonce.writeUInt32BE(sequence % 0x1_0000_0000, 8);
-  return nonce;
 }

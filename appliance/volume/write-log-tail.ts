@@ -97,7 +97,7 @@ export class WriteLogTail {
 
   /** Writes a batch behind the last record. It counts only after `advance`. */
   async write(segment: Segment, batch: EncodedBatch): Promise<void> {
-    await segment.file.write(batch.parts, this.position);
+    await segment.file.write(batch.bytes, this.position);
   }
 
   advance(bytes: number): void {

@@ -8,7 +8,7 @@ import { type FileSystem, realFileSystem, storageError } from '../core/file-syst
 import type { MachineId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
 import type { Appended, DiskRange, WriteLayer, WriteSink } from './write-layer.ts';
-import { type Change, dataless, type EncodedBatch, encodeBatch, encodedBytes } from './write-log-batch.ts';
+import { BatchEncoder, type Change, dataless, type EncodedBatch, encodedBytes } from './write-log-batch.ts';
 import { ID_BYTES, MAX_EVENT_BYTES, MAX_MARK_BYTES, NO_DISK, type RecordFacts } from './write-log-format.ts';
 import { locationOf, WriteLogIndex } from './write-log-index.ts';
 import { AppendQueue } from './write-log-queue.ts';
@@ -69,6 +69,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   private readonly observer: LogObserver | undefined;
   private readonly tail: WriteLogTail;
   private readonly queue: AppendQueue;
+  private readonly encoder = new BatchEncoder();
   private readonly reader: WriteLogReader;
   private readonly index: WriteLogIndex;
   private sync: Promise<void> | undefined;
@@ -229,7 +230,8 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** Settles when everything whose append settled before this call is on stable storage. */
   async flush(): Promise<void> {
-    this.checkUsable();
+    const unusable = this.unusable();
+    if (unusable !== undefined) throw unusable;
     const target = this.askedSequence;
     while (this.durable < target) {
       this.sync ??= this.syncOnce();
@@ -303,16 +305,17 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     }
   }
 
-  private async enqueue(change: Change): Promise<Appended> {
+  private enqueue(change: Change): Promise<Appended> {
     invariant(change.disk === NO_DISK || (change.disk >= 0 && change.disk < NO_DISK), 'a disk has an index');
     invariant(change.length > 0 || change.kind === 'mark', 'a change covers bytes');
-    this.checkUsable();
-    return await this.queue.push(change);
+    const unusable = this.unusable();
+    return unusable === undefined ? this.queue.push(change) : Promise.reject(unusable);
   }
 
-  private checkUsable(): void {
-    if (this.failure !== undefined) throw this.failure;
-    if (this.closing !== undefined) throw new ApplianceError('CLOSED', 'the write log is closed');
+  private unusable(): ApplianceError | undefined {
+    return (
+      this.failure ?? (this.closing === undefined ? undefined : new ApplianceError('CLOSED', 'the write log is closed'))
+    );
   }
 
   /** What the writers of a failed batch get. */
@@ -334,7 +337,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
       timeUs: this.lastTimeUs,
       durableSequence: this.durable,
     };
-    const encoded = encodeBatch(changes, facts, segment.cipher);
+    const encoded = this.encoder.encode(changes, facts, segment.cipher);
     try {
       await this.tail.write(segment, encoded);
     } catch (error) {
@@ -355,8 +358,8 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
       if (facts.kind !== 'barrier') this.askedSequence = facts.sequence;
       this.observer?.recorded(facts, location, payload);
     }
-    this.tail.advance(encoded.bytes);
-    this.appendedBytes += encoded.bytes;
+    this.tail.advance(encoded.bytes.length);
+    this.appendedBytes += encoded.bytes.length;
     this.statedDurable = statedDurable;
     const unsyncedBytes = this.appendedBytes - this.syncedBytes;
     if (unsyncedBytes >= BACKGROUND_SYNC_BYTES && this.sync === undefined) this.syncInBackground();
