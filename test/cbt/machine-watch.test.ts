@@ -111,6 +111,17 @@ test('a guest that shuts itself down is told when its QEMU is gone', async (t) =
   assert.deepEqual(await facts.until('shut-off'), [{ kind: 'shut-off', detail: 'shutdown' }]);
 });
 
+test('a machine that is migrated to another host is told so', async (t) => {
+  const rig = await startLibvirt(t);
+  const other = await startLibvirt(t);
+  const { domain } = await startGuest(t, rig);
+  const facts = await watchMachine(t, rig, domain.uuid);
+  await virsh(rig, 'migrate', 'guest', other.libvirt.uri, 'tcp://127.0.0.1', '--live', '--unsafe');
+  const kinds = (await facts.until('migrated-away')).map(({ kind }) => kind);
+  assert.deepEqual(kinds, ['paused', 'migrated-away']);
+  assert.equal((await facts.watch.facts()).reason, 'the machine was migrated to another host');
+});
+
 test('a machine whose QEMU dies has crashed', async (t) => {
   const rig = await startLibvirt(t);
   const domain = await definePlainMachine(rig, 'machine');
