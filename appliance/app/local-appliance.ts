@@ -367,7 +367,8 @@ export class LocalAppliance implements Appliance {
     if (!this.#options.isService) return;
     core.repository.pool.start();
     const { restored, problems } = await core.recover.restoreSessions();
-    for (const sentence of [...restored, ...problems, ...(await core.continuous.startSessions())]) onNotice(sentence);
+    for (const sentence of [...restored, ...problems]) onNotice(sentence);
+    core.continuous.startSessions();
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {

@@ -69,12 +69,10 @@ export async function protectionReportOf(
 }
 
 async function protectionReport(status: ProtectionStatus, clock: Clock): Promise<ProtectionReport> {
-  const { record, session, journal } = status;
+  const { record, session, journal, problem } = status;
   const nowUs = Math.floor(clock.nowMs() * 1000);
-  const { stretches, gaps } = await journal.timeline({ buckets: 1 });
-  const { buckets } = await journal.timeline({ fromUs: nowUs - RATE_SPAN_US, toUs: nowUs, buckets: 1 });
-  const [first, last] = [stretches[0], stretches.at(-1)];
   const change = session?.change;
+  const kept = await journalFacts(journal, nowUs);
   return {
     machine: record.name,
     machineId: record.machineId,
@@ -84,11 +82,36 @@ async function protectionReport(status: ProtectionStatus, clock: Clock): Promise
     intervalMs: record.intervalMs === 0 ? null : record.intervalMs,
     durability: record.durability,
     state: change?.state ?? 'stopped',
-    reason: change?.reason ?? 'no service runs',
+    reason: problem ?? change?.reason ?? 'no session runs',
     stateSince: change === undefined ? null : isoOfMs(change.atMs),
-    rpoMs: session === undefined ? ageMs(last?.end.timeUs, nowUs) : roundOrNull(session.rpoMs),
-    journalBytes: journal.sizeBytes,
-    bytesPerSecond: Math.round(buckets.reduce((sum, { bytes }) => sum + bytes, 0) / (RATE_SPAN_US / 1_000_000)),
+    rpoMs: session === undefined ? ageMs(kept.lastUs, nowUs) : roundOrNull(session.rpoMs),
+    journalBytes: journal?.sizeBytes ?? 0,
+    bytesPerSecond: kept.bytesPerSecond,
+    window: kept.window,
+    gaps: kept.gaps,
+    lastFold: session === undefined || session.lastFoldMs === null ? null : isoOfMs(session.lastFoldMs),
+    foldProblem: session?.foldProblem ?? null,
+    history: (session?.history ?? []).map(({ atMs, state, mode, reason }) => ({
+      at: isoOfMs(atMs),
+      state,
+      mode,
+      reason,
+    })),
+  };
+}
+
+type JournalFacts = Pick<ProtectionReport, 'bytesPerSecond' | 'window' | 'gaps'> & {
+  readonly lastUs: number | undefined;
+};
+
+async function journalFacts(journal: ProtectionStatus['journal'], nowUs: number): Promise<JournalFacts> {
+  if (journal === undefined) return { bytesPerSecond: 0, window: null, gaps: [], lastUs: undefined };
+  const { stretches, gaps } = await journal.timeline({ buckets: 0 });
+  const { buckets } = await journal.timeline({ fromUs: nowUs - RATE_SPAN_US, toUs: nowUs, buckets: 1 });
+  const [first, last] = [stretches[0], stretches.at(-1)];
+  const seconds = RATE_SPAN_US / 1_000_000;
+  return {
+    bytesPerSecond: Math.round(buckets.reduce((sum, { bytes }) => sum + bytes, 0) / seconds),
     window:
       first === undefined || last === undefined
         ? null
@@ -98,14 +121,7 @@ async function protectionReport(status: ProtectionStatus, clock: Clock): Promise
       to: end === undefined ? null : isoOfUs(end.timeUs),
       reason,
     })),
-    lastFold: session === undefined || session.lastFoldMs === null ? null : isoOfMs(session.lastFoldMs),
-    foldProblem: session?.foldProblem ?? null,
-    history: (session?.history ?? []).map(({ atMs, state, mode, reason }) => ({
-      at: isoOfMs(atMs),
-      state,
-      mode,
-      reason,
-    })),
+    lastUs: last?.end.timeUs,
   };
 }
 

@@ -7,9 +7,16 @@ export interface LatencyLimits {
   readonly hardLimitMs: number;
   /** So long must more than half of the changes be slower than the limit. */
   readonly windowMs: number;
+  /** What a change may take while a disk is copied. */
+  readonly seedingLimitMs: number;
 }
 
-export const DEFAULT_LATENCY_LIMITS: LatencyLimits = { limitMs: 100, hardLimitMs: 2_000, windowMs: 3_000 };
+export const DEFAULT_LATENCY_LIMITS: LatencyLimits = {
+  limitMs: 100,
+  hardLimitMs: 2_000,
+  windowMs: 3_000,
+  seedingLimitMs: 10_000,
+};
 
 /** Fewer changes in a window say nothing. */
 const MIN_SAMPLES = 10;
@@ -49,17 +56,28 @@ export class AppendLatency {
   /** Why the changes are too slow, or undefined. Asked several times a second. */
   verdict(nowMs: number): string | undefined {
     const { limitMs, hardLimitMs, windowMs } = this.#limits;
-    const [oldestMs] = this.#inFlight.values();
-    const waitedMs = Math.max(this.#worstMs, oldestMs === undefined ? 0 : nowMs - oldestMs);
-    if (waitedMs > hardLimitMs) return `a write waited ${Math.round(waitedMs)} ms for the log`;
+    const stuck = this.stuck(nowMs, hardLimitMs);
+    if (stuck !== undefined) return stuck;
     this.#windowStartMs ??= nowMs;
     if (nowMs - this.#windowStartMs < windowMs) return undefined;
     const isSlow = this.#count >= MIN_SAMPLES && this.#slow * 2 > this.#count;
     const sentence = `${this.#slow} of ${this.#count} writes took longer than ${limitMs} ms`;
+    this.restart(nowMs);
+    return isSlow ? sentence : undefined;
+  }
+
+  /** The same for the longest wait alone: a copy keeps many long requests in flight, which wait for one another. */
+  stuck(nowMs: number, hardLimitMs: number): string | undefined {
+    const [oldestMs] = this.#inFlight.values();
+    const waitedMs = Math.max(this.#worstMs, oldestMs === undefined ? 0 : nowMs - oldestMs);
+    return waitedMs > hardLimitMs ? `a write waited ${Math.round(waitedMs)} ms for the log` : undefined;
+  }
+
+  /** Forgets what was before. */
+  restart(nowMs: number): void {
     this.#windowStartMs = nowMs;
     this.#count = 0;
     this.#slow = 0;
     this.#worstMs = 0;
-    return isSlow ? sentence : undefined;
   }
 }

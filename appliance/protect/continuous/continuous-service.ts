@@ -26,7 +26,9 @@ export interface ProtectionStatus {
   readonly record: ProtectionRecord;
   /** Undefined in a process that is not the service. */
   readonly session: SessionStatus | undefined;
-  readonly journal: Journal;
+  /** Undefined, with the reason, when it cannot be opened. */
+  readonly journal: Journal | undefined;
+  readonly problem: string | undefined;
 }
 
 export interface Unprotected {
@@ -60,20 +62,15 @@ export class ContinuousService implements AsyncDisposable {
     return service;
   }
 
-  /** Begins all sessions, for the service. A problem with one does not keep the others from it. Sentences about problems. */
-  async startSessions(): Promise<string[]> {
-    const problems: string[] = [];
-    for (const machine of this.#machines.values()) {
-      if (machine.record.endedAt !== undefined) continue;
-      try {
-        await machine.start();
-      } catch (error) {
-        problems.push(`${machine.record.name} is not protected: ${toError(error).message}`);
-      }
-    }
-    await this.#prune();
+  /**
+   * Begins all sessions, for the service, and returns at once: a journal may take a while to open. A machine that cannot be
+   * protected is tried again, and does not keep the others from it.
+   */
+  startSessions(): void {
+    for (const machine of this.#machines.values())
+      if (machine.record.endedAt === undefined) machine.startWhenPossible();
+    void this.#prune();
     this.#pruning = setInterval(() => void this.#prune(), PRUNE_MS).unref();
-    return problems;
   }
 
   /**
@@ -101,7 +98,13 @@ export class ContinuousService implements AsyncDisposable {
       const record = { machineId, name: domain.name, connect, intervalMs, durability, since };
       await this.#records.put(record);
       const machine = this.#remember(record);
-      await machine.start();
+      try {
+        await machine.start();
+      } catch (error) {
+        if (known === undefined) await this.#forget(machine);
+        else machine.startWhenPossible();
+        throw error;
+      }
       return statusOf(machine);
     });
   }
@@ -218,6 +221,11 @@ export class ContinuousService implements AsyncDisposable {
     });
   }
 
+  async #forget({ record: { machineId } }: ProtectedMachine): Promise<void> {
+    await this.#records.remove(machineId);
+    this.#machines.delete(machineId);
+  }
+
   /** Journals whose protection ended long ago. */
   async #prune(): Promise<void> {
     const nowMs = this.#parts.clock.nowMs();
@@ -227,8 +235,7 @@ export class ContinuousService implements AsyncDisposable {
       try {
         await this.#exclusively(machineId, async () => {
           await machine.removeJournal();
-          await this.#records.remove(machineId);
-          this.#machines.delete(machineId);
+          await this.#forget(machine);
         });
       } catch (error) {
         this.#parts.onNotice(`the journal of ${machine.record.name} could not be removed: ${toError(error).message}`);
@@ -248,7 +255,12 @@ export class ContinuousService implements AsyncDisposable {
 }
 
 async function statusOf(machine: ProtectedMachine): Promise<ProtectionStatus> {
-  return { record: machine.record, session: machine.status, journal: await machine.journal() };
+  const facts = { record: machine.record, session: machine.status };
+  try {
+    return { ...facts, journal: await machine.journal(), problem: undefined };
+  } catch (error) {
+    return { ...facts, journal: undefined, problem: toError(error).message };
+  }
 }
 
 function isNamed({ name, machineId }: ProtectionRecord, target: string): boolean {

@@ -117,11 +117,12 @@ export class MirrorRound {
   }
 
   async #beginStretch(): Promise<void> {
-    const { journal, storage, settings, stop, onProtected } = this.#parts;
+    const { clock, journal, storage, settings, stop, onProtected } = this.#parts;
     await Promise.all(this.#targets.map(({ target }) => target.hold()));
     if (stop.end !== undefined) return;
     await journal.beginStretch('writes');
     this.#isInStretch = true;
+    this.#latency.restart(clock.elapsedMs());
     if (stop.end !== undefined) return;
     for (const { disk, target } of this.#targets) {
       const volume = (): ReturnType<SessionStorage['volume']> => storage.volume(disk.name);
@@ -135,7 +136,8 @@ export class MirrorRound {
     const { clock, stop, settings, journal, onTick } = this.#parts;
     if (stop.end !== undefined) return;
     const nowMs = clock.elapsedMs();
-    const slow = this.#latency.verdict(nowMs);
+    const { seedingLimitMs } = settings.latency;
+    const slow = this.#isInStretch ? this.#latency.verdict(nowMs) : this.#latency.stuck(nowMs, seedingLimitMs);
     if (slow !== undefined) return stop.now({ kind: 'slow', reason: slow });
     const isDue = nowMs - this.#lastFlushMs >= settings.flushMs && journal.durableSequence < journal.lastSequence;
     if (isDue && !this.#isFlushing) void this.#flush(nowMs);

@@ -37,7 +37,8 @@ export interface ContinuousParts {
   readonly onNotice: (sentence: string) => void;
 }
 
-const REOPEN_MS = 5_000;
+const REOPEN_MS = 2_000;
+const MAX_REOPEN_MS = 60_000;
 /** Of the machine's id, in the name of its socket. */
 const ID_DIGITS = 16;
 
@@ -50,7 +51,9 @@ export class ProtectedMachine {
   #journal: Promise<Journal> | undefined;
   #storage: PointStorage | undefined;
   #session: ContinuousSession | undefined;
+  #starting: Promise<void> | undefined;
   #reopening: NodeJS.Timeout | undefined;
+  #failures = 0;
   #isClosed = false;
 
   constructor(parts: ContinuousParts, records: ProtectionRecords, record: ProtectionRecord) {
@@ -94,6 +97,21 @@ export class ProtectedMachine {
   /** Begins the session. Errors as `journal`. */
   async start(): Promise<void> {
     if (this.#session !== undefined || this.#isClosed) return;
+    this.#starting ??= this.#start();
+    try {
+      await this.#starting;
+      this.#failures = 0;
+    } finally {
+      this.#starting = undefined;
+    }
+  }
+
+  /** The same, again and again until it works; problems are said. */
+  startWhenPossible(): void {
+    void this.#reopen();
+  }
+
+  async #start(): Promise<void> {
     const { clock, repository, catalog, settings } = this.#parts;
     const journal = await this.journal();
     const { machineId, intervalMs, durability } = this.#record;
@@ -111,7 +129,9 @@ export class ProtectedMachine {
       onNotice,
     });
     this.#storage = new PointStorage({ repository, catalog, clock, machineId, journal, sources });
+    const lastMoment = await newestMoment(journal);
     const watch = await MachineWatch.open({ connect, uuid: machineId });
+    if (this.#isClosed) return await watch.close();
     this.#session = new ContinuousSession({
       clock,
       settings: { ...settings, intervalMs, durability },
@@ -123,7 +143,7 @@ export class ProtectedMachine {
       }),
       journal,
       storage: this.#storage,
-      lastMoment: await newestMoment(journal),
+      lastMoment,
       onChange: (change) => this.#changed(change, journal),
     });
     this.#session.start();
@@ -165,6 +185,7 @@ export class ProtectedMachine {
   async close(reason: string): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#reopening);
+    await Promise.allSettled([this.#starting]);
     await this.#end(reason);
   }
 
@@ -191,17 +212,25 @@ export class ProtectedMachine {
     this.#parts.onNotice(`${this.#record.name}: ${state} (${mode}): ${reason}`);
     if (journal.failedWith === undefined || this.#isClosed) return;
     // A log that failed stays failed; only opening it again tells what is on the disk.
-    this.#reopening ??= setTimeout(() => void this.#reopen(), REOPEN_MS);
+    this.#reopenLater();
+  }
+
+  #reopenLater(): void {
+    if (this.#reopening !== undefined || this.#isClosed) return;
+    const waitMs = Math.min(MAX_REOPEN_MS, REOPEN_MS * 2 ** this.#failures);
+    this.#failures += 1;
+    this.#reopening = setTimeout(() => void this.#reopen(), waitMs);
   }
 
   async #reopen(): Promise<void> {
+    this.#reopening = undefined;
     try {
+      // What it failed with was said when it failed.
       await this.#end('the journal is opened anew').catch(() => undefined);
       await this.start();
-      this.#reopening = undefined;
     } catch (error) {
-      this.#parts.onNotice(`${this.#record.name}: the journal cannot be opened: ${toError(error).message}`);
-      this.#reopening = this.#isClosed ? undefined : setTimeout(() => void this.#reopen(), REOPEN_MS);
+      if (!this.#isClosed) this.#parts.onNotice(`${this.#record.name} is not protected: ${toError(error).message}`);
+      this.#reopenLater();
     }
   }
 }

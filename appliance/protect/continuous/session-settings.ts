@@ -7,7 +7,7 @@ export interface SessionSettings {
   /** 0: every write. Otherwise what changed, so often. */
   readonly intervalMs: number;
   readonly durability: Durability;
-  /** What is acknowledged is on stable storage after it. */
+  /** How often what is acknowledged is flushed: with the time that takes, it is on stable storage within a second. */
   readonly flushMs: number;
   readonly foldMs: number;
   readonly foldRecords: number;
@@ -29,7 +29,7 @@ const MINUTE_MS = 60_000;
 export const DEFAULT_SESSION_SETTINGS: SessionSettings = {
   intervalMs: 0,
   durability: 'group',
-  flushMs: 1_000,
+  flushMs: 500,
   foldMs: 10 * MINUTE_MS,
   foldRecords: 1_000_000,
   foldBytes: 4 * 1024 * 1024 * 1024,

@@ -14,7 +14,7 @@ import {
   type SessionSettings,
 } from '../../../appliance/protect/continuous/session-settings.ts';
 import { ProtectService } from '../../../appliance/protect/protect-service.ts';
-import type { MomentWish } from '../../../appliance/volume/journal.ts';
+import type { Journal, MomentWish } from '../../../appliance/volume/journal.ts';
 import { layeredDevice } from '../../../appliance/volume/logged-device.ts';
 import { PointDevice } from '../../../appliance/volume/point-device.ts';
 import type { FixtureRepository } from '../../support/fixture-repository.ts';
@@ -67,10 +67,10 @@ export class ContinuousRig implements AsyncDisposable {
     return rig;
   }
 
-  async status(name: string): Promise<ProtectionStatus> {
+  async status(name: string): Promise<ProtectionStatus & { readonly journal: Journal }> {
     const found = (await this.continuous.protection()).find(({ record }) => record.name === name);
-    assert.ok(found !== undefined, `${name} is not protected`);
-    return found;
+    assert.ok(found?.journal !== undefined, `${name} is not protected: ${found?.problem}`);
+    return { ...found, journal: found.journal };
   }
 
   /** Waits until the machine is in a state (and mode). */

@@ -15,7 +15,7 @@ import { disk, FakeJournal, FakeMachine, FakeStorage } from './fakes.ts';
 const QUICK: SessionSettings = {
   ...DEFAULT_SESSION_SETTINGS,
   flushMs: 5,
-  latency: { limitMs: 20, hardLimitMs: 100, windowMs: 50 },
+  latency: { limitMs: 20, hardLimitMs: 100, windowMs: 50, seedingLimitMs: 500 },
   fallbackIntervalMs: 5,
   fallbackMs: 60,
   retryMs: 2,

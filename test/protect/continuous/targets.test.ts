@@ -178,7 +178,7 @@ test('the change to the journal waits for what runs, and what comes meanwhile go
 });
 
 test('a log that is slow for a while, or stuck, is found out', () => {
-  const latency = new AppendLatency({ limitMs: 10, hardLimitMs: 500, windowMs: 1000 });
+  const latency = new AppendLatency({ limitMs: 10, hardLimitMs: 500, windowMs: 1000, seedingLimitMs: 5000 });
   assert.equal(latency.verdict(0), undefined);
   const change = (fromMs: number, tookMs: number): void => latency.end(latency.begin(fromMs), fromMs + tookMs);
   for (let at = 0; at < 20; at++) change(at, at < 10 ? 50 : 1);
