@@ -23,7 +23,7 @@ export interface Timeline {
   readonly moments: readonly Moment[];
   /** Moments that a recovery point holds. */
   readonly folds: readonly Fold[];
-  /** Exact for spans shorter than a minute each; counted by cells of 10 s otherwise. */
+  /** Exact while the time has few records; counted by cells of 10 s, and none shorter, otherwise. */
   readonly buckets: readonly RateBucket[];
 }
 
@@ -35,8 +35,8 @@ export interface TimelineSource {
 
 const DEFAULT_BUCKETS = 60;
 const MAX_BUCKETS = 10_000;
-/** Spans shorter than this are counted from the records themselves. */
-const EXACT_US: number = 6 * CELL_US;
+/** So many records are counted one by one. */
+const MAX_EXACT_RECORDS = 200_000;
 
 /** WRITE_LOG_CORRUPT, IO_FAILED when headers have to be read. */
 export async function timelineOf(source: TimelineSource, range: TimelineRange): Promise<Timeline> {
@@ -55,21 +55,26 @@ export async function timelineOf(source: TimelineSource, range: TimelineRange): 
     bookmarks: history.bookmarks().filter(({ moment }) => isInside(moment)),
     moments: history.moments().filter(isInside),
     folds: history.knownFolds.filter(isInside),
-    buckets: buckets === 0 ? [] : await bucketsOf(parts, new RateCounts({ fromUs, toUs }, buckets), { fromUs, toUs }),
+    buckets: buckets === 0 ? [] : await bucketsOf(parts, { fromUs, toUs }, buckets),
   };
 }
 
 async function bucketsOf(
   parts: JournalParts,
-  counts: RateCounts,
   span: { readonly fromUs: number; readonly toUs: number },
+  most: number,
 ): Promise<RateBucket[]> {
-  if (counts.lengthUs >= EXACT_US) {
-    for (const part of parts.all) part.rates.addTo(counts);
-  } else {
+  const touched = parts.all.filter((part) => part.lastTimeUs >= span.fromUs && part.firstTimeUs <= span.toUs);
+  const records = touched.reduce((sum, part) => sum + part.lastSequence - part.firstSequence + 1, 0);
+  if (records <= MAX_EXACT_RECORDS) {
+    const counts = new RateCounts(span, most);
     for await (const write of listWrites(parts, span)) {
       counts.add(write.timeUs, 1, write.kind === 'write' ? write.length : 0);
     }
+    return counts.buckets();
   }
+  const cells = Math.max(1, Math.floor((span.toUs - span.fromUs) / CELL_US));
+  const counts = new RateCounts(span, Math.min(most, cells));
+  for (const part of touched) part.rates.addTo(counts);
   return counts.buckets();
 }

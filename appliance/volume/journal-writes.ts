@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Range } from '../core/extents.ts';
 import type { JournalParts } from './journal-part.ts';
 import type { WriteFact } from './record-table.ts';
@@ -15,9 +16,13 @@ export interface WriteQuery {
   readonly range?: Range;
 }
 
+/** Records that are looked at between two turns of the event loop. */
+const RECORDS_PER_TURN = 5_000;
+
 /** Changes of disks in order, from the headers alone. */
 export async function* listWrites(parts: JournalParts, query: WriteQuery): AsyncGenerator<WriteFact, void, undefined> {
   const { fromUs = 0, toUs = Number.POSITIVE_INFINITY, fromSequence = 0, toSequence = Number.MAX_SAFE_INTEGER } = query;
+  let untilTurn = RECORDS_PER_TURN;
   for (const part of parts.between(fromSequence, toSequence)) {
     if (part.lastTimeUs < fromUs || part.firstTimeUs > toUs) continue;
     using _ = part.hold();
@@ -29,6 +34,10 @@ export async function* listWrites(parts: JournalParts, query: WriteQuery): Async
       if (table.timeOf(sequence) > toUs) return;
       const write = table.writeOf(sequence);
       if (write !== undefined && isWanted(write, query)) yield write;
+      untilTurn -= 1;
+      if (untilTurn > 0) continue;
+      await nextTurn();
+      untilTurn = RECORDS_PER_TURN;
     }
   }
 }

@@ -30,7 +30,7 @@ export interface JournalOptions {
   readonly machineId: MachineId;
   readonly clock?: Clock;
   readonly fileSystem?: FileSystem;
-  /** A segment is not appended to beyond it. */
+  /** A segment is not appended to beyond it; default 64 MiB. */
   readonly segmentBytes?: number;
   /** How long what a recovery point holds is kept; default 24 h. */
   readonly windowMs?: number;
@@ -47,6 +47,8 @@ export type MomentWish =
   | { readonly bookmark: string }
   | 'newest';
 
+/** Smaller than that of a log alone: what is not sealed is read when the journal is opened. */
+const DEFAULT_SEGMENT_BYTES: number = 64 * 1024 * 1024;
 const DEFAULT_WINDOW_MS: number = 24 * 3_600_000;
 /** Plain blocks of sealed segments that are kept in memory. */
 const CACHE_BYTES: number = 32 * 1024 * 1024;
@@ -92,7 +94,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     const cache = new BlockCache(CACHE_BYTES);
     const content = new JournalContent(key !== null);
     const after = content.addSealed(await openSealedParts({ directory, fileSystem, key, cache }));
-    const log = await WriteLog.open(directory, { ...options, hasEvents: true, observer: content, after });
+    const segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES;
+    const log = await WriteLog.open(directory, { ...options, segmentBytes, hasEvents: true, observer: content, after });
     content.segmentAt = (number) => log.segments.get(number);
     try {
       content.checkBeginning(directory);
