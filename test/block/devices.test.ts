@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { BlockDevice } from '../../appliance/block/block-device.ts';
 import { checked } from '../../appliance/block/checked-device.ts';
 import { createFileDevice, openFileDevice } from '../../appliance/block/file-device.ts';
+import { MarkedDevice, WriteMarks } from '../../appliance/block/marked-device.ts';
 import { type MemoryDeviceOptions, memoryDevice } from '../../appliance/block/memory-device.ts';
 import { readOnly } from '../../appliance/block/read-only-device.ts';
 import { unaligned } from '../../appliance/block/unaligned-device.ts';
@@ -50,6 +51,12 @@ blockDeviceConformance('read-only', async (_t, content) => readOnly(await filled
 blockDeviceConformance('unaligned over sectors of 512 bytes', async (_t, content) =>
   unaligned(await filledMemory(content, { limits: SECTORS })),
 );
+
+blockDeviceConformance('marked', async (_t, content) => {
+  const device = new MarkedDevice(await filledMemory(content));
+  device.marks = new WriteMarks(device.sizeBytes);
+  return device;
+});
 
 blockDeviceConformance(
   'unaligned over a slow device with blocks of 4096 bytes',
