@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BlockDevice } from '../block/block-device.ts';
@@ -8,8 +10,9 @@ import { cutAtMultiples } from '../block/extent-walk.ts';
 import { MARK_BYTES, type WriteMarks } from '../block/marked-device.ts';
 import { runPipeline } from '../block/pipeline.ts';
 import { unaligned } from '../block/unaligned-device.ts';
-import { ApplianceError } from '../core/errors.ts';
+import { ApplianceError, systemErrorCode } from '../core/errors.ts';
 import type { Extent, Range } from '../core/extents.ts';
+import { storageError } from '../core/file-system.ts';
 import { QemuNbd } from '../hypervisor/qemu-nbd.ts';
 import { connectNbd } from '../nbd/client/connect.ts';
 import type { MovingDisk } from './migration-copy.ts';
@@ -51,6 +54,17 @@ export async function verifyCopy(disk: MovingDisk, options: VerifyOptions): Prom
   const uri = `nbd+unix:///copy?socket=${encodeURIComponent(socketPath)}`;
   const copy = unaligned(stack.use(await connectNbd(uri, { reconnect: false, signal: options.signal })));
   return await compareMarked({ disk, copy, marks: disk.device.marks }, options);
+}
+
+/** Whether we may read the copy at all: without root it belongs to QEMU's user, when that is another. */
+export async function canVerify({ target }: MovingDisk): Promise<boolean> {
+  try {
+    await access(target.path, constants.R_OK);
+    return true;
+  } catch (error) {
+    if (systemErrorCode(error) === 'EACCES') return false;
+    throw storageError(error, 'read', target.path);
+  }
 }
 
 interface Comparison {

@@ -20,7 +20,7 @@ import type { MigrationParts } from './migration-parts.ts';
 import { type MigrateRequest, planMigration } from './migration-plan.ts';
 import type { MadeTarget, MigrationRecord, MigrationTarget } from './migration-record.ts';
 import { freeBytesOf, makeTarget, type PlaceAccess, placeWords, removeTarget } from './migration-targets.ts';
-import { type Verified, verifyCopy } from './migration-verify.ts';
+import { canVerify, type Verified, verifyCopy } from './migration-verify.ts';
 import type { Session } from './session-store.ts';
 
 export interface MigrateReport {
@@ -229,18 +229,25 @@ export class Migrations {
     }
   }
 
-  async #verify(disks: readonly MovingDisk[], context: RecoverContext): Promise<Verified> {
+  /** Undefined when no copy could be looked at. */
+  async #verify(disks: readonly MovingDisk[], context: RecoverContext): Promise<Verified | undefined> {
     const total = disks.reduce((sum, { device }) => sum + device.sizeBytes, 0);
     let before = 0;
-    let sum: Verified = { equalBytes: 0, busyBytes: 0 };
+    let sum: Verified | undefined;
     for (const disk of disks) {
-      const { equalBytes, busyBytes } = await verifyCopy(disk, {
-        directory: this.#with.parts.runtimeDirectory,
-        signal: context.signal,
-        onProgress: (done) => context.onProgress({ phase: 'comparing', done: before + done, total, unit: 'bytes' }),
-      });
+      if (await canVerify(disk)) {
+        const { equalBytes, busyBytes } = await verifyCopy(disk, {
+          directory: this.#with.parts.runtimeDirectory,
+          signal: context.signal,
+          onProgress: (done) => context.onProgress({ phase: 'comparing', done: before + done, total, unit: 'bytes' }),
+        });
+        sum = { equalBytes: (sum?.equalBytes ?? 0) + equalBytes, busyBytes: (sum?.busyBytes ?? 0) + busyBytes };
+      } else {
+        context.onNotice(
+          `${disk.target.path} belongs to QEMU's user, and cannot be compared with ${disk.target.disk}.`,
+        );
+      }
       before += disk.device.sizeBytes;
-      sum = { equalBytes: sum.equalBytes + equalBytes, busyBytes: sum.busyBytes + busyBytes };
     }
     return sum;
   }

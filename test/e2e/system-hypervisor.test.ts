@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type {
   BackupReport,
   BootReport,
+  MigrateReport,
   PointDetails,
   RestoreReport,
   StatusReport,
@@ -130,6 +131,8 @@ async function perform(t: TestContext, rig: LibvirtRig, user: OtherUser | undefi
   assert.equal(await resumed.expect('cat /data/note'), 'kept\nagain');
   assert.equal((await ask<StopReport>('stop', 'spare', '--discard')).discarded, true);
 
+  await migrate(t, rig, { ask, user, point: second.point, work });
+
   const directory = join(rig.libvirt.directory, 'restored');
   await mkdir(directory, { mode: 0o711 });
   if (user !== undefined) await chown(directory, user.uid, user.gid);
@@ -139,6 +142,28 @@ async function perform(t: TestContext, rig: LibvirtRig, user: OtherUser | undefi
   await copy.start();
   const console = await consoleOf(t, rig.libvirt, copy);
   assert.equal(await console.expect('sha256sum < /data/work'), work);
+}
+
+/** A booted machine leaves for files that QEMU's user, and nobody else, can read. */
+async function migrate(
+  t: TestContext,
+  rig: LibvirtRig,
+  by: { readonly ask: Ask; readonly user: OtherUser | undefined; readonly point: string; readonly work: string },
+): Promise<void> {
+  const directory = join(rig.libvirt.directory, 'moved');
+  await mkdir(directory, { mode: 0o711 });
+  if (by.user !== undefined) await chown(directory, by.user.uid, by.user.gid);
+  await by.ask<BootReport>('boot', by.point, '--as', 'mover');
+  const report = await by.ask<MigrateReport>('migrate', 'mover', '--dir', directory);
+  assert.equal(report.verifiedBytes === null, by.user !== undefined);
+  const { uid, mode } = await stat(report.disks[0]?.path ?? '');
+  assert.deepEqual([uid, mode % 0o1000], [(await qemuOwner(rig.connection))?.uid, 0o600]);
+  const domain = await rig.connection.domainByName('mover');
+  await domain.destroy();
+  await domain.start();
+  const console = await consoleOf(t, rig.libvirt, domain);
+  assert.equal(await console.expect('sha256sum < /data/work'), by.work);
+  await domain.destroy();
 }
 
 if (obstacle === undefined) {
