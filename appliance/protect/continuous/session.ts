@@ -200,7 +200,10 @@ export class ContinuousSession implements AsyncDisposable {
       this.#history.move(this.#wasProtected ? 'resyncing' : 'seeding', this.#mode(), why);
       if (!(await storage.hasBase(facts.disks))) await storage.makeBase(facts.disks, stop.signal);
       if (stop.end !== undefined) return stop.end;
-      using _ = watch.onChange(() => void this.#recheck(stop, facts));
+      using _ = watch.onChange((what) => {
+        // Jobs come and go with every interval, and a mirror tells of its own.
+        if (!what.startsWith('job-')) void this.#recheck(stop, facts);
+      });
       const watching = setInterval(() => void this.#recheck(stop, facts), this.#parts.settings.watchMs);
       try {
         if (this.#mode() === 'interval') await this.#takeIntervals(stop, facts.disks);
