@@ -212,10 +212,10 @@ export class LocalAppliance implements Appliance {
     if (selector.kind === 'machine') {
       const state = await this.#state(core, params);
       const moment = momentDetails(state, await core.catalog.points());
-      return { point: state.point, moment, usedBy: usersOf(core, state.point.id), lost: false };
+      return { point: state.point, moment, usedBy: await usersOf(core, state.point), lost: false };
     }
     const { point, isLost } = await findPointOrLost(core, selector);
-    return { point, moment: null, usedBy: usersOf(core, point.id), lost: isLost };
+    return { point, moment: null, usedBy: await usersOf(core, point), lost: isLost };
   }
 
   async boot(params: BootParams, context: OperationContext): Promise<BootReport> {

@@ -2,12 +2,12 @@
 import type { DeleteReport, PointParams } from '../api/operations.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import type { PointId } from '../core/ids.ts';
 import { selectPoint } from '../protect/point-selector.ts';
 import { selectState } from '../protect/select-state.ts';
 import { parseSelector, type Selector } from '../protect/selector.ts';
 import { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { Journal } from '../volume/journal.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { Core } from './core.ts';
 
@@ -60,7 +60,7 @@ export async function deletePoint(
   const selector = parseSelector(params.point, clock.nowMs());
   if (selector.kind === 'machine') await refuseMoment(core, selector, params.point);
   const { point, isLost } = await findPointOrLost(core, selector);
-  const users = usersOf(core, point.id);
+  const users = isLost ? [] : await usersOf(core, point);
   if (users.length > 0) {
     throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
       details: { users },
@@ -134,6 +134,29 @@ async function purge({ catalog, repository }: Core, point: RecoveryPoint): Promi
 }
 
 /** What keeps a point from being deleted, in words. */
-export function usersOf({ recover, continuous }: Core, pointId: PointId): string[] {
-  return [...recover.usedBy(pointId), ...continuous.usedBy(pointId)];
+export async function usersOf({ recover, continuous, journalOf }: Core, point: RecoveryPoint): Promise<string[]> {
+  const users = [...recover.usedBy(point.id), ...continuous.usedBy(point.id)];
+  return users.length > 0 || point.journal === undefined ? users : momentsOn(journalOf, point);
+}
+
+/**
+ * The journal, when moments that it offers rest on the point: without it they could not be recovered any more, and no other
+ * point can stand for it. A journal that cannot be opened offers none.
+ */
+async function momentsOn(journalOf: Core['journalOf'], { id, machine }: RecoveryPoint): Promise<string[]> {
+  let journal: Journal | undefined;
+  try {
+    journal = await journalOf(machine.id);
+  } catch (error) {
+    if (error instanceof ApplianceError) return [];
+    throw error;
+  }
+  const { folds = [] } = journal ?? {};
+  const index = folds.findIndex(({ pointId }) => pointId === id);
+  const fold = folds[index];
+  if (journal === undefined || fold === undefined) return [];
+  const end = folds[index + 1]?.sequence ?? Number.POSITIVE_INFINITY;
+  const { stretches } = await journal.timeline({ buckets: 0 });
+  const resting = stretches.some((one) => one.end.sequence > fold.sequence && one.begin.sequence < end);
+  return resting ? [`the journal of ${machine.name}, whose moments after it rest on it`] : [];
 }

@@ -24,6 +24,8 @@ export interface LogStretch {
 /** What of a journal decides which moment is meant. */
 export interface SelectableJournal {
   readonly logId: string;
+  /** The recovery points that its moments rest on, in order; each holds everything up to a record. */
+  readonly folds: readonly { readonly pointId: string; readonly sequence: number }[];
   /** The moment, or the newest offered one that is not later. @throws ApplianceError MOMENT_IN_GAP, MOMENT_NOT_FOUND */
   resolve(moment: { timeUs: number } | { sequence: number } | { bookmark: string }): Promise<LogMoment>;
   /** `buckets: 0` counts nothing, and so reads nothing. */
@@ -43,7 +45,8 @@ export type JournalOf = (machine: MachineId) => Promise<SelectableJournal | unde
 /**
  * The state that a selector means, newest first wherever both would do: a moment of the machine's journal, or a recovery
  * point where the journal does not reach. A time inside a gap of the journal is refused, unless a point was taken in the
- * open end behind it. A moment at which a recovery point stands is that point.
+ * open end behind it. A moment at which a recovery point of the journal stands
+ * is that point.
  * @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, MOMENT_IN_GAP, MOMENT_NOT_FOUND
  */
 export async function selectState(
@@ -132,26 +135,27 @@ async function resolved(
   }
 }
 
-/** The base of a moment, and the moment where it is not the base itself. */
+/**
+ * The base of a moment, and the moment where it is not the base itself. The base is the last one that the journal itself
+ * knows before the moment: an older point may be of other disks, or miss what was found by comparing, and would do silently.
+ */
 async function above(choice: Choice, journal: SelectableJournal, moment: LogMoment): Promise<RecoverableState> {
   const { logId } = journal;
-  const bases = choice.points.filter(
-    (point) => point.journal?.logId === logId && point.journal.sequence <= moment.sequence,
-  );
-  const base = bases.reduce<RecoveryPoint | undefined>(
-    (best, point) => (place(point) > place(best) ? point : best),
-    undefined,
-  );
-  if (base === undefined) {
+  const fold = journal.folds.findLast(({ sequence }) => sequence <= moment.sequence);
+  const base = choice.points.find(({ id }) => id === fold?.pointId);
+  if (base?.journal === undefined || base.journal.logId !== logId || base.journal.sequence !== fold?.sequence) {
     throw new ApplianceError(
       'MOMENT_NOT_FOUND',
-      `no recovery point of ${choice.selector.machine} lies beneath that moment`,
+      `the recovery point beneath that moment of ${choice.selector.machine} is gone`,
       {
-        details: { sequence: moment.sequence, logId },
+        details: { sequence: moment.sequence, logId, point: fold?.pointId ?? null },
+        ...(fold === undefined
+          ? {}
+          : { hint: `\`understudy undelete ${fold.pointId}\` brings it back, if it was deleted.` }),
       },
     );
   }
-  if (place(base) === moment.sequence) return { point: base };
+  if (base.journal.sequence === moment.sequence) return { point: base };
   const { selector } = choice;
   const { bookmarks } = await journal.timeline({ buckets: 0 });
   const wanted = selector.moment.kind === 'bookmark' ? selector.moment.name : undefined;
@@ -163,10 +167,6 @@ async function above(choice: Choice, journal: SelectableJournal, moment: LogMome
     point: base,
     moment: { logId, sequence, timeUs, consistency, bookmark: bookmark?.name ?? null } satisfies JournalMoment,
   };
-}
-
-function place(point: RecoveryPoint | undefined): number {
-  return point?.journal?.sequence ?? -1;
 }
 
 /** True when the moment is newer than the point. The log's own order decides where both are of it: clocks jump. */

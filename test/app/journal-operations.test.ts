@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import type { Core } from '../../appliance/app/core.ts';
 import {
   type JournalQuestions,
   momentDetails,
   timelineReport,
   writesReport,
 } from '../../appliance/app/journal-operations.ts';
+import { usersOf } from '../../appliance/app/point-removal.ts';
 import { selectState } from '../../appliance/protect/select-state.ts';
 import { formatTimeUs, parseSelector } from '../../appliance/protect/selector.ts';
 import type { Moment } from '../../appliance/volume/journal-event.ts';
@@ -135,7 +137,7 @@ test('what a moment is says how far it is from recovery points', async (t) => {
     consistency: 'file-system-consistent',
     bookmark: 'before the upgrade',
     logId: journal.logId,
-    recordsAbovePoint: bookmark.sequence,
+    recordsAbovePoint: bookmark.sequence - (base.journal?.sequence ?? 0),
     microsecondsAbovePoint: above,
     nearestPoint: fold?.id,
     nearestPointLaterMs: 0,
@@ -143,4 +145,22 @@ test('what a moment is says how far it is from recovery points', async (t) => {
   const newest = await select('web@latest');
   assert.equal(newest.moment?.sequence, second.at(-1)?.sequence);
   assert.equal(momentDetails({ point: base }, points), null);
+});
+
+test('a recovery point on which moments rest is in use, and free when none do', async (t) => {
+  const { base, fixture, journal } = await story(t);
+  const core = {
+    recover: { usedBy: () => [] },
+    continuous: { usedBy: () => [] },
+    journalOf: async () => journal,
+  } as unknown as Core;
+  const points = await fixture.catalog.points();
+  const fold = points.find((point) => (point.journal?.sequence ?? 0) > (base.journal?.sequence ?? 0));
+  assert.ok(fold !== undefined);
+  assert.equal((await usersOf(core, base)).length, 1);
+  assert.equal((await usersOf(core, fold)).length, 1);
+  const foreign = points.find((point) => point.journal === undefined);
+  assert.deepEqual(await usersOf(core, foreign ?? fold), []);
+  const gone = { ...core, journalOf: async () => undefined } as unknown as Core;
+  assert.deepEqual(await usersOf(gone, base), []);
 });

@@ -44,6 +44,10 @@ function journal(stretches: readonly (readonly [begin: number, end: number])[]):
   };
   return {
     logId: LOG,
+    folds: [
+      { pointId: 'bbbb000000000002', sequence: 0 },
+      { pointId: 'cccc000000000003', sequence: 3 },
+    ],
     resolve: async (wanted) => {
       if ('timeUs' in wanted) return inside((wanted.timeUs - T0) / HOUR_US);
       if ('sequence' in wanted) return inside(wanted.sequence);
@@ -83,16 +87,20 @@ const BROKEN = journal([
 ]);
 const ENDED = journal([[1, 4]]);
 
-test('a moment stands above the newest point of the same log that is not after it', async () => {
+test('a moment stands above the newest point that the journal knows before it, and above no other', async () => {
   assert.equal(await select(time(2), UNBROKEN), 'bbbb+2');
   assert.equal(await select(time(2.5), UNBROKEN), 'bbbb+2');
   assert.equal(await select('web@seq:4', UNBROKEN), 'cccc+4');
   assert.equal(await select('web@bookmark:"upgrade"', UNBROKEN), 'cccc+4');
-  const others = [
-    ...POINTS,
-    point({ id: 'dddd000000000004', sequence: 4, hours: 4, place: 4, logId: 'cd'.repeat(16) }),
-  ];
+  const others = [...POINTS, point({ id: 'dddd000000000004', sequence: 4, hours: 4, place: 4 })];
   assert.equal(await select('web@seq:4', UNBROKEN, others), 'cccc+4');
+  const withoutBase = POINTS.filter(({ id }) => id !== 'cccc000000000003');
+  await assert.rejects(select('web@seq:4', UNBROKEN, withoutBase), { code: 'MOMENT_NOT_FOUND' });
+  const otherLog = [
+    ...withoutBase,
+    point({ id: 'cccc000000000003', sequence: 4, hours: 3, place: 3, logId: 'cd'.repeat(16) }),
+  ];
+  await assert.rejects(select('web@seq:4', UNBROKEN, otherLog), { code: 'MOMENT_NOT_FOUND' });
 });
 
 test('a moment at which a recovery point stands is that point', async () => {

@@ -100,11 +100,13 @@ export async function makeMomentRig(t: TestContext, seed: number): Promise<Momen
     },
   };
   const parts: RecoverParts = { ...rig.parts, journals, clock };
+  const place = await journal.markMoment();
   const listed = await addPoint(rig, contents, {
-    place: { sequence: 0, timeUs: clock.ms * 1000 },
+    place,
     logId: journal.logId,
     parent: base,
   });
+  await journal.folded({ pointId: listed.id, sequence: place.sequence });
   return {
     ...rig,
     parts,
