@@ -9,6 +9,7 @@ export interface SessionSettings {
   readonly durability: Durability;
   /** How often what is acknowledged is flushed: with the time that takes, it is on stable storage within a second. */
   readonly flushMs: number;
+  /** A fold is due after any of these: they bound what opening a moment reads, and what booting it copies. */
   readonly foldMs: number;
   readonly foldRecords: number;
   readonly foldBytes: number;
@@ -31,8 +32,8 @@ export const DEFAULT_SESSION_SETTINGS: SessionSettings = {
   durability: 'group',
   flushMs: 500,
   foldMs: 10 * MINUTE_MS,
-  foldRecords: 1_000_000,
-  foldBytes: 4 * 1024 * 1024 * 1024,
+  foldRecords: 500_000,
+  foldBytes: 1024 * 1024 * 1024,
   latency: DEFAULT_LATENCY_LIMITS,
   fallbackIntervalMs: 10_000,
   fallbackMs: MINUTE_MS,
