@@ -49,6 +49,8 @@ export type MomentWish =
 
 /** Smaller than that of a log alone: what is not sealed is read when the journal is opened. */
 const DEFAULT_SEGMENT_BYTES: number = 64 * 1024 * 1024;
+/** The window moves on while nothing is folded, too. */
+const MAINTENANCE_MS: number = 5 * 60_000;
 const DEFAULT_WINDOW_MS: number = 24 * 3_600_000;
 /** Plain blocks of sealed segments that are kept in memory. */
 const CACHE_BYTES: number = 32 * 1024 * 1024;
@@ -79,6 +81,7 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
   private isStretchAsked = false;
   /** The end of a stretch that must stand in the log before anything else does. */
   private owed: JournalEvent | undefined;
+  private readonly maintenance: NodeJS.Timeout;
   private closing: Promise<void> | undefined;
   private settling: Promise<unknown> | undefined;
 
@@ -128,6 +131,7 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     this.keeper = new JournalKeeper(keeping, { log, parts, history });
     if (history.openStretch !== undefined) this.owe('interrupted');
     this.dropFolded();
+    this.maintenance = setInterval(() => this.maintainInBackground(), MAINTENANCE_MS).unref();
   }
 
   /** 32 hexadecimal digits, of this journal alone. */
@@ -180,7 +184,7 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     return this.parts.all.reduce((sum, part) => sum + part.sizeBytes, 0);
   }
 
-  /** Why sealing or releasing segments failed the last time, if it did; it is tried again after each fold. */
+  /** Why sealing or releasing segments failed the last time, if it did; it is tried again. */
   get keepingProblem(): Error | undefined {
     return this.keeper.problem;
   }
@@ -275,13 +279,12 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     await this.flush();
     this.dropFolded();
     switchBase?.();
-    // Its failure stands in `keepingProblem`, and the next fold tries again.
-    this.keeper.run().catch(() => undefined);
+    this.maintainInBackground();
   }
 
   /**
-   * Seals what is full, durable and folded, and releases what has left the window. It happens after each fold by itself, and
-   * appends never wait for it. Errors: NO_SPACE, IO_FAILED, WRITE_LOG_CORRUPT; the next call goes on.
+   * Seals what is full, durable and folded, and releases what has left the window. It happens by itself, after each fold and
+   * from time to time, and appends never wait for it. Errors: NO_SPACE, IO_FAILED, WRITE_LOG_CORRUPT; the next call goes on.
    */
   async maintain(): Promise<void> {
     await this.keeper.run();
@@ -360,12 +363,18 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** Flushes unless the log has failed, and closes its files. An open stretch stays without an end. Idempotent. */
   close(): Promise<void> {
+    clearInterval(this.maintenance);
     this.closing ??= this.keeper.close().then(() => this.log.close());
     return this.closing;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  private maintainInBackground(): void {
+    // Its failure stands in `keepingProblem`, and the next run goes on.
+    this.keeper.run().catch(() => undefined);
   }
 
   private now(): Moment {
