@@ -10,14 +10,14 @@ import { type Play, timed } from './play.ts';
 const MIB = 1024 * 1024;
 const BOOTED_WRITES_MIB = 8;
 
-/** Boots the state before the damage, and returns the shell of the new machine. */
-export async function bootAct(play: Play, original: GuestShell): Promise<GuestShell> {
+/** Boots a state before the damage, by default the newest recovery point, and returns the shell of the new machine. */
+export async function bootAct(play: Play, original: GuestShell, state: string = 'latest'): Promise<GuestShell> {
   const { show, stage, figures } = play;
   const { machineName, bootedName, uri } = stage;
   show.act('Back on stage', 'The machine starts from the repository, beside the broken one: nothing is copied first.');
   stage.expectBooted();
   const startedMs = systemClock.elapsedMs();
-  await play.understudy(['boot', `${machineName}@latest`, '--as', bootedName, '--connect', uri]);
+  await play.understudy(['boot', `${machineName}@${state}`, '--as', bootedName, '--connect', uri]);
   show.busy('the guest boots');
   const booted = await GuestShell.connect(stage, bootedName);
   figures.bootMs = booted.answeredAtMs - startedMs;

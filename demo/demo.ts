@@ -7,6 +7,7 @@ import { ERROR_TABLE, EXIT_CODES } from '../appliance/core/error-codes.ts';
 import { ApplianceError, toError } from '../appliance/core/errors.ts';
 import { bootAct, contentsAct, curtainAct, insideAct, restoreAct } from './acts-after.ts';
 import { damageAct, firstBackupAct, machineAct, repositoryAct, secondBackupAct, workAct } from './acts-before.ts';
+import { deletionAct, protectAct, stillThereAct, unprotectAct } from './acts-continuous.ts';
 import type { Figures } from './figures.ts';
 import { type DemoOptions, parseOptions, USAGE } from './options.ts';
 import { Play } from './play.ts';
@@ -15,7 +16,7 @@ import { Stage } from './stage.ts';
 
 /*
  * `npm run demo`: a real guest is backed up, changed, backed up again, damaged, and booted from before the damage, by the
- * commands that an operator uses. What is claimed is verified; what does not hold makes the exit code 1. Whatever happens,
+ * commands that an operator uses. `npm run demo:continuous` keeps each write of it instead, and boots one second of it. What is claimed is verified; what does not hold makes the exit code 1. Whatever happens,
  * SIGINT, SIGTERM and SIGHUP included, everything that was made is taken away.
  */
 
@@ -59,7 +60,8 @@ async function main(): Promise<number> {
     }
     const figures = await perform(options);
     figures.totalMs = systemClock.elapsedMs() - startedMs;
-    summarize(figures);
+    if (options.isContinuous) summarizeContinuous(figures);
+    else summarize(figures);
     return await finish(figures);
   } catch (thrown) {
     const error = thrown instanceof ReportedError ? thrown.cause : toError(thrown);
@@ -96,6 +98,24 @@ async function perform(options: DemoOptions): Promise<Figures> {
 }
 
 async function performActs(play: Play): Promise<void> {
+  if (play.options.isContinuous) await performContinuousActs(play);
+  else await performBackupActs(play);
+}
+
+async function performContinuousActs(play: Play): Promise<void> {
+  await using original = await machineAct(play);
+  await repositoryAct(play);
+  await protectAct(play);
+  const hashes = await workAct(play, original);
+  const moment = await deletionAct(play, original);
+  await using booted = await bootAct(play, original, moment);
+  await stillThereAct(play, booted, hashes);
+  if (play.options.keep) return;
+  await unprotectAct(play);
+  await curtainAct(play);
+}
+
+async function performBackupActs(play: Play): Promise<void> {
   await using original = await machineAct(play);
   await repositoryAct(play);
   await firstBackupAct(play);
@@ -160,6 +180,29 @@ function summarize(figures: Figures): void {
     ],
     ['restore', time(figures.restoreMs), `of a disk of ${size(figures.diskBytes)} to a qcow2 file`],
     ['verify', time(figures.checkMs), `${size(figures.storedBytes)}, which stand for ${size(figures.logicalBytes)}`],
+  ]);
+}
+
+function summarizeContinuous(figures: Figures): void {
+  const time = (ms: number | undefined): string => (ms === undefined ? '–' : formatDuration(ms));
+  const size = (bytes: number | undefined): string => (bytes === undefined ? '–' : formatBytes(bytes));
+  show.table('Measured', [
+    [
+      'protected',
+      time(figures.protectMs),
+      `from the call until every write is kept; ${size(figures.fileBytes)} of files`,
+    ],
+    [
+      'journal',
+      size(figures.journalBytes),
+      `for ${size(figures.guestWroteBytes)} that the guest wrote, and its deletion`,
+    ],
+    ['deleted', figures.deletedAt ?? '–', `and booted as it was at ${figures.bootedAt ?? '–'}`],
+    [
+      'back on stage',
+      time(figures.bootMs),
+      `from the call until the guest answers (${time(figures.originalBootMs)} from its own disk)`,
+    ],
   ]);
 }
 

@@ -14,6 +14,13 @@ export interface Figures {
   guestWroteBytes?: number;
   /** From the call of `understudy boot` until the user space of the booted guest answers. */
   bootMs?: number;
+  /** From the call of `understudy protect` until every write is kept. */
+  protectMs?: number;
+  /** What the journal took for what the guest wrote. */
+  journalBytes?: number;
+  /** When everything was deleted, and the moment that was booted. */
+  deletedAt?: string;
+  bootedAt?: string;
   restoreMs?: number;
   checkMs?: number;
   logicalBytes?: number;

@@ -117,6 +117,29 @@ test('every claim holds, and the figures come as one document', async (t) => {
   await assertNothingLeft(run.text());
 });
 
+test('the story of continuous protection ends with everything there', async (t) => {
+  const run = startDemo(t, { args: ['--continuous', '--json'], env: { TMPDIR: await t.tempDir() } });
+  const { exitCode, stdout } = await run.ended;
+  assert.equal(exitCode, 0, run.text());
+  const document = JSON.parse(stdout) as Record<string, unknown> & { claims: { text: string; holds: boolean }[] };
+  assert.deepEqual(
+    document.claims.filter(({ holds }) => !holds),
+    [],
+  );
+  assert.equal(document.claims.length, 12);
+  assert.equal(Date.parse(String(document['deletedAt'])) - Date.parse(String(document['bootedAt'])), 1000);
+  for (const name of ['protectMs', 'bootMs', 'journalBytes']) assert.ok(Number(document[name]) > 0, name);
+  await assertNothingLeft(run.text());
+});
+
+test('Ctrl-C while a machine is under continuous protection leaves nothing behind', async (t) => {
+  const run = startDemo(t, { args: ['--continuous'], env: { TMPDIR: await t.tempDir() } });
+  await run.shows('guest # rm -rf');
+  process.kill(-(run.child.pid ?? 0), 'SIGINT');
+  assert.equal((await run.ended).exitCode, 130, run.text());
+  await assertNothingLeft(run.text());
+});
+
 for (const moment of [
   ['libvirt has just started', 'export LIBVIRT='],
   ['a backup runs', '$ ./understudy backup'],
