@@ -215,6 +215,8 @@ export interface BootedMachine {
   readonly startedAt: string;
   /** Bytes that the machine has written since. */
   readonly writtenBytes: number;
+  /** What the operator should do something about, in a sentence; null for nothing. */
+  readonly problem: string | null;
 }
 
 export interface StopParams {

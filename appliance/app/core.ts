@@ -113,6 +113,7 @@ export async function startCore(
       runtimeDirectory,
       stateDirectory: state.path,
       connectLibvirt: (uri) => LibvirtConnection.open(uri),
+      onNotice,
     }),
   );
   const resources = scope.move();

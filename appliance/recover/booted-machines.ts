@@ -7,6 +7,7 @@ import { type QemuOwner, qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { checkIsLocal } from './local-hypervisor.ts';
+import { LogSpace } from './log-space.ts';
 import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
 import type { MigrateRequest } from './migration-plan.ts';
 import { type MigrateReport, Migrations } from './migrations.ts';
@@ -53,6 +54,8 @@ export interface BootedMachine {
   readonly startedAt: string;
   /** Bytes of its write log. */
   readonly writtenBytes: number;
+  /** What the operator should do something about, in a sentence; null for nothing. */
+  readonly problem: string | null;
 }
 
 export interface StopReport {
@@ -84,6 +87,7 @@ export class BootedMachines implements AsyncDisposable {
   readonly #disks: SessionDisks;
   readonly #machines: SessionMachines;
   readonly #names: PendingNames;
+  readonly #space: LogSpace;
   readonly #migrations: Migrations;
   readonly #watch: ResumeWatch;
   readonly #use: PointUse;
@@ -96,8 +100,10 @@ export class BootedMachines implements AsyncDisposable {
     this.#disks = new SessionDisks(parts, this.#store);
     this.#machines = new SessionMachines(parts.connectLibvirt, parts.repository.config.id);
     this.#names = new PendingNames(parts.stateDirectory, parts.connectLibvirt);
-    this.#watch = new ResumeWatch({ registry: this.#registry, machines: this.#machines, names: this.#names }, () =>
-      parts.clock.elapsedMs(),
+    this.#space = new LogSpace(parts.stateDirectory, parts.onNotice ?? UNHEARD.onNotice);
+    this.#watch = new ResumeWatch(
+      { registry: this.#registry, machines: this.#machines, names: this.#names, space: this.#space },
+      () => parts.clock.elapsedMs(),
     );
     this.#migrations = new Migrations({
       parts,
@@ -192,6 +198,7 @@ export class BootedMachines implements AsyncDisposable {
         state: await this.#machines.stateOf(session),
         startedAt: session.startedAt,
         writtenBytes: await this.#writtenBytes(session),
+        problem: session.phase === 'running' ? this.#space.problemOf(session.name) : null,
       });
     }
     return machines;

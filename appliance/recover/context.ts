@@ -41,4 +41,6 @@ export interface RecoverParts {
    * @throws ApplianceError LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, LIBVIRT_DENIED, TIMED_OUT
    */
   readonly connectLibvirt: (uri: string) => Promise<LibvirtConnection>;
+  /** Hears, in sentences, what the operator should know that no operation is there to tell. */
+  readonly onNotice?: (sentence: string) => void;
 }

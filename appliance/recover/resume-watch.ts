@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../core/errors.ts';
+import type { LogSpace } from './log-space.ts';
 import type { PendingNames } from './pending-names.ts';
 import type { SessionMachines } from './session-machines.ts';
 import type { SessionRegistry } from './session-registry.ts';
@@ -9,6 +10,7 @@ interface Watched {
   readonly registry: SessionRegistry;
   readonly machines: SessionMachines;
   readonly names: PendingNames;
+  readonly space: LogSpace;
 }
 
 const TICK_MS = 500;
@@ -25,6 +27,7 @@ export class ResumeWatch {
   readonly #registry: SessionRegistry;
   readonly #machines: SessionMachines;
   readonly #names: PendingNames;
+  readonly #space: LogSpace;
   readonly #elapsedMs: () => number;
   readonly #waits = new Map<string, { waitMs: number; untilMs: number }>();
   #timer: NodeJS.Timeout | undefined;
@@ -35,6 +38,7 @@ export class ResumeWatch {
     this.#registry = watched.registry;
     this.#machines = watched.machines;
     this.#names = watched.names;
+    this.#space = watched.space;
     this.#elapsedMs = elapsedMs;
   }
 
@@ -57,13 +61,15 @@ export class ResumeWatch {
   }
 
   async #look(): Promise<void> {
-    await this.#lookAtNames();
-    for (const session of this.#registry.all()) {
-      if (this.#isClosed || session.phase !== 'running' || !this.#mayResume(session)) continue;
+    await this.#unlessRefused(() => this.#names.look());
+    const running = this.#registry.all().filter(({ phase }) => phase === 'running');
+    await this.#unlessRefused(() => this.#space.look(running.length));
+    for (const session of running) {
+      if (this.#isClosed || !this.#mayResume(session)) continue;
       const wait = this.#waits.get(session.id);
       if (wait !== undefined && this.#elapsedMs() < wait.untilMs) continue;
       try {
-        const wasPaused = await this.#machines.resumeAfterError(session);
+        const wasPaused = await this.#resume(session);
         if (wasPaused) this.#slowDown(session.id, wait?.waitMs);
         else this.#waits.delete(session.id);
       } catch (error) {
@@ -74,16 +80,27 @@ export class ResumeWatch {
     }
   }
 
+  /** Whether it was found paused. Without room it stays so. */
+  async #resume(session: Session): Promise<boolean> {
+    if (this.#space.isFull) {
+      if (await this.#machines.isPausedByError(session)) this.#space.paused(session.name);
+      return false;
+    }
+    const wasPaused = await this.#machines.resumeAfterError(session);
+    this.#space.runs(session.name);
+    return wasPaused;
+  }
+
   /** A migration takes long, and its guest is not to wait for the end of it. */
   #mayResume(session: Session): boolean {
     return !this.#registry.isBusy(session.name) || session.migration !== undefined;
   }
 
-  async #lookAtNames(): Promise<void> {
+  /** libvirt may not answer, a file system not be there: the next look will tell. */
+  async #unlessRefused(work: () => Promise<void>): Promise<void> {
     try {
-      await this.#names.look();
+      await work();
     } catch (error) {
-      // libvirt does not answer: later.
       if (!(error instanceof ApplianceError)) throw error;
     }
   }

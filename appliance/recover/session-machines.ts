@@ -59,10 +59,15 @@ export class SessionMachines {
     }
   }
 
+  /** Whether QEMU has paused its guest because a disk failed. */
+  async isPausedByError(session: Session): Promise<boolean> {
+    const connection = await this.#connect(session.connect);
+    return await isPausedByError(new Domain(connection, { uuid: session.machineId, name: session.name }));
+  }
+
   /** Lets a guest go on that QEMU has paused because a disk failed. True when it was paused so. */
   async resumeAfterError(session: Session): Promise<boolean> {
-    const connection = await this.#connect(session.connect);
-    if (!(await isPausedByError(new Domain(connection, { uuid: session.machineId, name: session.name })))) return false;
+    if (!(await this.isPausedByError(session))) return false;
     const domain = await this.find(session);
     await domain?.resume();
     return domain !== undefined;

@@ -218,6 +218,7 @@ export const fakeResults: {
     state: 'running',
     startedAt: '2026-11-21T14:10:00.000Z',
     writtenBytes: 42 * MIB,
+    problem: null,
   },
   stop: {
     name: 'web-3f2a91c0',

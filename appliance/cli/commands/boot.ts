@@ -101,7 +101,10 @@ export function bootedTable(
     { title: 'WRITTEN', align: 'right', cell: (machine) => formatBytes(machine.writtenBytes) },
     ...(wide === true ? [{ title: 'CONNECTION', cell: (machine: BootedMachine) => plain(machine.connect) }] : []),
   ];
-  return renderTable(machines, columns, paint);
+  const problems = machines.flatMap(({ name, problem }) =>
+    problem === null ? [] : [`${paint('yellow', plain(name))}: ${plain(problem)}\n`],
+  );
+  return renderTable(machines, columns, paint) + (problems.length === 0 ? '' : `\n${problems.join('')}`);
 }
 
 async function stop(
