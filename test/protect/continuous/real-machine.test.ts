@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { LibvirtConnection } from '../../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../../appliance/hypervisor/libvirt/domain.ts';
 import { createImage } from '../../../appliance/hypervisor/qemu-img.ts';
+import type { SessionSettings } from '../../../appliance/protect/continuous/session-settings.ts';
 import { FixtureRepository } from '../../support/fixture-repository.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, type LibvirtRig, startLibvirt } from '../../support/machines.ts';
 import { rejectsWith } from '../../support/rejects-with.ts';
@@ -96,9 +97,11 @@ test('intervals: what a machine wrote is in the moment after it, and nothing cha
 async function protectedMachine(
   t: TestContext,
   directory: string,
+  settings: Partial<SessionSettings> = {},
 ): Promise<{ rig: ContinuousRig; libvirt: LibvirtRig; domain: Domain }> {
   const libvirt = await startLibvirt(t);
-  const rig = await ContinuousRig.start(t, directory, await FixtureRepository.create(join(directory, 'repo')));
+  const fixture = await FixtureRepository.create(join(directory, 'repo'));
+  const rig = await ContinuousRig.start(t, directory, fixture, settings);
   const plain = await definePlainMachine(libvirt, 'web');
   // Without ACPI nothing can be plugged in.
   const xml = (await plain.xml({ isInactive: true })).replace('</os>', '</os><features><acpi/></features>');
@@ -184,3 +187,61 @@ test(
   },
   { requires: MOUNT_REQUIREMENTS },
 );
+
+test('a reset is no gap; a mirror that somebody else ends is one, and protection returns by itself', async (t) => {
+  const { rig, domain } = await protectedMachine(t, await t.tempDir());
+  await domain.monitorCommand({ execute: 'system_reset' });
+  await guestIo(domain, 0, 'write -P 0x44 1M 512');
+  const { journal } = await rig.status('web');
+  assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[MIB], 0x44);
+  assert.deepEqual((await journal.timeline()).gaps, []);
+  await domain.abortBlockJob('vda');
+  await guestIo(domain, 0, 'write -P 0x55 2M 512');
+  await rig.until('web', 'resyncing');
+  await rig.until('web', 'protected');
+  assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[2 * MIB], 0x55);
+  assert.equal((await journal.timeline()).gaps.length, 1);
+  await domain.destroy();
+});
+
+test('a journal that is too slow is left for intervals, and tried again by itself', async (t) => {
+  const { rig, domain } = await protectedMachine(t, await t.tempDir(), {
+    // No disk is as fast as that.
+    latency: { limitMs: 0, hardLimitMs: 2_000, windowMs: 2_000, seedingLimitMs: 10_000 },
+    fallbackIntervalMs: 200,
+    fallbackMs: 500,
+  });
+  const states = async (): Promise<string[]> =>
+    ((await rig.status('web')).session?.history ?? []).map(({ state, mode }) => `${state}/${mode}`);
+  while (!(await states()).includes('behind/interval')) await guestIo(domain, 0, 'write -P 0x66 0 512');
+  while (!(await states()).includes('protected/interval')) await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.equal((await domain.state()).state, 'running');
+  await rig.until('web', 'protected', 'writes');
+  const { session } = await rig.status('web');
+  assert.ok(
+    session?.history.some(({ reason }) => /writes took longer than 0 ms/.test(reason)),
+    JSON.stringify(session?.history),
+  );
+  assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[0], 0x66);
+  await domain.destroy();
+});
+
+test('protection that was ended and begun again goes on with the same journal', async (t) => {
+  const { rig, libvirt, domain } = await protectedMachine(t, await t.tempDir());
+  await guestIo(domain, 0, 'write -P 0x77 1M 512');
+  const { journal } = await rig.status('web');
+  const { logId, newest } = journal;
+  const { point } = await rig.continuous.unprotect('web');
+  assert.ok(point !== undefined);
+  await guestIo(domain, 0, 'write -P 0x88 1M 512');
+  const connectUri = libvirt.libvirt.uri;
+  await rig.continuous.protect({ target: 'web', connectUri, intervalMs: 0, durability: 'write' });
+  await rig.until('web', 'protected');
+  const again = await rig.status('web');
+  assert.equal(again.journal.logId, logId);
+  assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[MIB], 0x88);
+  assert.equal((await rig.contentAt(domain, 'vda', { sequence: newest.sequence }))[MIB], 0x77);
+  await guestIo(domain, 0, 'write -P 0x99 1M 512');
+  assert.equal(again.journal.durableSequence, again.journal.lastSequence, 'each write is flushed');
+  await domain.destroy();
+});
