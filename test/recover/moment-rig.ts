@@ -91,7 +91,8 @@ export async function makeMomentRig(t: TestContext, seed: number): Promise<Momen
   const contents = new Map(Object.entries(SIZES).map(([name, size], index) => [name, noise(size, index + 1)]));
   const base = await addPoint(rig, contents, { place: { sequence: 0, timeUs: clock.ms * 1000 }, logId: undefined });
   const { id: machineId } = base.machine;
-  const options = { key: repository.keys.logRoot, clock, machineId };
+  // Small segments, so that what is folded is sealed.
+  const options = { key: repository.keys.logRoot, clock, machineId, segmentBytes: 256 * 1024 };
   const journal = t.use(await Journal.open(join(rig.directory, 'journal'), options));
   const journals: JournalSource = {
     openLayer: async ({ logId, after, upTo }) => {

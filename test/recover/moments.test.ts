@@ -8,6 +8,8 @@ import { PointUse } from '../../appliance/recover/point-use.ts';
 import { RecoverService } from '../../appliance/recover/recover-service.ts';
 import { SessionDisks } from '../../appliance/recover/session-disks.ts';
 import { type Session, SessionStore } from '../../appliance/recover/session-store.ts';
+import { StateDisks } from '../../appliance/recover/state-disks.ts';
+import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import type { Moment } from '../../appliance/volume/journal-event.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -16,6 +18,7 @@ import { addFold, type MomentRig, makeMomentRig, pick, random, stateAt } from '.
 
 const test = suite('moments of a journal', { timeoutMs: 60_000 });
 const DISKS = ['vda', 'vdb'] as const;
+const ROUNDS = 60;
 
 /** A stretch of random changes with a fold in its middle, which is still open; all of its moments. */
 async function journaled(t: TestContext, seed: number): Promise<MomentRig & { moments: Moment[] }> {
@@ -48,6 +51,36 @@ test('an export of any moment is bit for bit what the disks were then', async (t
       assert.deepEqual(report.moment?.sequence, moment.sequence);
       await assertDisk(report.uri, history.at(disk, moment.sequence), `${disk} at ${moment.sequence}`);
       await exports.unexport(report.id);
+    }
+  }
+});
+
+test('any moment reads as it was, with folds and sealed segments beneath it', async (t) => {
+  const rig = await makeMomentRig(t, 31);
+  const { parts, history, journal, clock } = rig;
+  await journal.beginStretch('writes');
+  const bases: { readonly point: RecoveryPoint; readonly sequence: number }[] = [
+    { point: rig.base, sequence: rig.base.journal?.sequence ?? 0 },
+  ];
+  const moments: Moment[] = [];
+  for (let part = 0; part < 4; part++) {
+    moments.push(...(await history.run(journal, clock, 60)));
+    const folded = moments.at(-1) ?? assert.fail();
+    bases.push({ point: await addFold(rig, bases.at(-1)?.point ?? rig.base, folded), sequence: folded.sequence });
+    await journal.maintain();
+  }
+  moments.push(...(await history.run(journal, clock, 30)));
+  const next = random(32);
+  for (let round = 0; round < ROUNDS; round++) {
+    const moment = pick(moments, next);
+    const base = bases.findLast(({ sequence }) => sequence <= moment.sequence);
+    await using disks = await StateDisks.open(parts, stateAt(rig, base?.point ?? rig.base, moment));
+    for (const disk of disks.state.point.disks) {
+      await using device = disks.device(disk);
+      assert.ok(
+        (await readAll(device)).equals(history.at(disk.name, moment.sequence)),
+        `${disk.name} at ${moment.sequence}`,
+      );
     }
   }
 });
