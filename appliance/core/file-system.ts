@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import fs from 'node:fs';
+import { systemClock } from './clock.ts';
 import { ApplianceError, hasCode, systemErrorCode } from './errors.ts';
 
 /**
@@ -31,6 +32,11 @@ export interface OpenFile {
   read(into: Buffer, position: number): Promise<number>;
   /** Writes all parts one after the other at `position`. After an error any prefix may have been written. */
   write(parts: Buffer | readonly Buffer[], position: number): Promise<void>;
+  /**
+   * Optional shortcut of `write` for a few bytes that somebody waits for: writes all of them before it returns and says true,
+   * or does nothing and says false, and the caller uses `write`. Throws as `write` does.
+   */
+  writeNow?(data: Buffer, position: number): boolean;
   truncate(sizeBytes: number): Promise<void>;
   /** fdatasync(2): content, and the size that is needed to read it. */
   syncData(): Promise<void>;
@@ -72,6 +78,11 @@ const FLAGS: Readonly<Record<OpenMode, number>> = {
 /** Most buffers of one pwritev(2): IOV_MAX on Linux. */
 const MAX_VECTOR_LENGTH = 1024;
 /** Most bytes of one system call; Linux stops at 2^31 - 4096, and Node refuses more than 2^31 - 1. */
+/** Into the page cache it takes less time to write them than to ask a thread for it: 4 µs instead of 20 for 4 KiB. */
+const MAX_IMMEDIATE_BYTES: number = 128 * 1024;
+/** A write that took longer has waited for the device, and the whole process with it; less may be the scheduler. */
+const SLOW_WRITE_MS = 25;
+const CAUTIOUS_MS = 500;
 const MAX_CALL_BYTES = 1024 * 1024 * 1024;
 
 /** The operating system's file system. */
@@ -148,6 +159,8 @@ export async function readExactly(file: OpenFile, into: Buffer, position: number
 class NodeFile implements OpenFile {
   readonly fd: number;
   private running = 0;
+  /** Elapsed time until which the thread pool writes, because the device was waited for. */
+  private cautiousUntilMs = 0;
   private closing: Promise<void> | undefined;
   private whenIdle: (() => void) | undefined;
 
@@ -181,6 +194,21 @@ class NodeFile implements OpenFile {
     } finally {
       this.leave();
     }
+  }
+
+  writeNow(data: Buffer, position: number): boolean {
+    const startedMs = systemClock.elapsedMs();
+    if (data.length > MAX_IMMEDIATE_BYTES || startedMs < this.cautiousUntilMs) return false;
+    this.enter();
+    try {
+      let done = 0;
+      while (done < data.length) done += fs.writeSync(this.fd, data, done, data.length - done, position + done);
+    } finally {
+      this.leave();
+    }
+    const endedMs = systemClock.elapsedMs();
+    if (endedMs - startedMs > SLOW_WRITE_MS) this.cautiousUntilMs = endedMs + CAUTIOUS_MS;
+    return true;
   }
 
   async truncate(sizeBytes: number): Promise<void> {

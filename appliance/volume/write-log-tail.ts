@@ -97,6 +97,7 @@ export class WriteLogTail {
 
   /** Writes a batch behind the last record. It counts only after `advance`. */
   async write(segment: Segment, batch: EncodedBatch): Promise<void> {
+    if (segment.file.writeNow?.(batch.bytes, this.position) === true) return;
     await segment.file.write(batch.bytes, this.position);
   }
 
