@@ -76,6 +76,24 @@ test('boot starts the service in the background, says so, and later commands use
   assert.match(entries, /"operation":"points"/);
 });
 
+test('migrate asks the service for what its options say, in bytes and absolute paths', async (t) => {
+  const { state, run } = await machine(t);
+  const line = 'migrate web-test --dir images --format raw --bandwidth 10 --as web --autostart --no-verify';
+  const json = await run(`${line} --json`);
+  assert.deepEqual(JSON.parse(json.stdout), fakeResults.migrate);
+  const params = { name: 'web-test', directory: join(process.cwd(), 'images'), format: 'raw', bandwidth: 10_485_760 };
+  const rest = { as: 'web', autostart: true, verify: false };
+  const log = await readFile(join(state, 'serve.log'), 'utf8');
+  assert.ok(log.includes(`"params":${JSON.stringify({ ...params, ...rest })}`), log);
+  const text = await run('migrate web-test --pool default');
+  assert.deepEqual([text.exitCode, text.stderr], [0, '']);
+  assert.match(text.stdout, /^web-3f2a91c0 runs from its own storage, 1 min 1 s after the call\.\n/);
+  assert.match(text.stdout, /Compared before it went over: 20 GiB, 3 MiB were being written\./);
+  for (const wrong of ['--dir a --pool b', '--bandwidth 0', '--bandwidth 1.5', '--format vmdk']) {
+    assert.equal((await run(`migrate web-test ${wrong}`)).exitCode, EXIT_CODES.usage, wrong);
+  }
+});
+
 for (const behaviour of ['', 'slow-open']) {
   test(`boots at once start one service between them${behaviour === '' ? '' : ', also when it opens slowly'}`, async (t) => {
     const { state, run } = await machine(t);
