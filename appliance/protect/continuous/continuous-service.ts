@@ -217,7 +217,7 @@ export class ContinuousService implements AsyncDisposable {
       if (isNamed(machine.record, target) && machine.record.endedAt === undefined) return machine;
     }
     throw new ApplianceError('MACHINE_NOT_FOUND', `${target} is not under continuous protection`, {
-      hint: 'List what is with `understudy protection`.',
+      hint: `\`understudy protect ${target} --continuous\` begins it; \`understudy protection\` lists what is protected.`,
     });
   }
 
