@@ -76,11 +76,16 @@ export class JournalKeeper {
     return this.running;
   }
 
+  /** Settles when no run is under way. Never rejects. */
+  async idle(): Promise<void> {
+    await this.running?.catch(() => undefined);
+  }
+
   /** Settles when nothing of it runs any more; a run ends after the segment that it is at. */
   async close(): Promise<void> {
     this.isClosing = true;
     // Its starter has heard of a failure.
-    await this.running?.catch(() => undefined);
+    await this.idle();
   }
 
   private async runOnce(): Promise<void> {

@@ -287,6 +287,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
    * from time to time, and appends never wait for it. Errors: NO_SPACE, IO_FAILED, WRITE_LOG_CORRUPT; the next call goes on.
    */
   async maintain(): Promise<void> {
+    // A run that is under way does not see what became ready since its start; its failure is met again.
+    await this.keeper.idle();
     await this.keeper.run();
   }
 

@@ -188,7 +188,7 @@ export function recordAt(cipher: SegmentCipher, bytes: Buffer, at: number): Omit
   if (at + span > bytes.length) return undefined;
   const payloadAt = at + RECORD_HEADER_BYTES;
   const payloadEnd = payloadAt + header.payloadBytes;
-  if (bytes.subarray(payloadEnd, at + span).some((byte) => byte !== 0)) return undefined;
+  for (let padding = payloadEnd; padding < at + span; padding++) if (bytes[padding] !== 0) return undefined;
   const headerBytes = bytes.subarray(at, payloadAt);
   const payload = cipher.open(header, headerBytes, bytes.subarray(payloadAt, payloadEnd));
   return payload === undefined ? undefined : { header, payload };
