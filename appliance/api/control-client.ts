@@ -50,6 +50,13 @@ export class RemoteAppliance implements Appliance {
   readonly boot: Operation<'boot'> = (params, context) => this.call('boot', params, context);
   readonly booted: Operation<'booted'> = (params, context) => this.call('booted', params, context);
   readonly stop: Operation<'stop'> = (params, context) => this.call('stop', params, context);
+  readonly standbyCreate: Operation<'standbyCreate'> = (params, context) => this.call('standbyCreate', params, context);
+  readonly standbyList: Operation<'standbyList'> = (params, context) => this.call('standbyList', params, context);
+  readonly standbyRemove: Operation<'standbyRemove'> = (params, context) => this.call('standbyRemove', params, context);
+  readonly standbyTest: Operation<'standbyTest'> = (params, context) => this.call('standbyTest', params, context);
+  readonly failover: Operation<'failover'> = (params, context) => this.call('failover', params, context);
+  readonly failoverUndo: Operation<'failoverUndo'> = (params, context) => this.call('failoverUndo', params, context);
+  readonly failback: Operation<'failback'> = (params, context) => this.call('failback', params, context);
   readonly migrate: Operation<'migrate'> = (params, context) => this.call('migrate', params, context);
   readonly restore: Operation<'restore'> = (params, context) => this.call('restore', params, context);
   readonly check: Operation<'check'> = (params, context) => this.call('check', params, context);

@@ -10,6 +10,16 @@ import type {
   WritesParams,
   WritesReport,
 } from './journal-operations.ts';
+import type {
+  FailbackParams,
+  FailbackReport,
+  FailoverParams,
+  FailoverReport,
+  StandbyCreateParams,
+  StandbyParams,
+  StandbySummary,
+  StandbyTestReport,
+} from './standby-operations.ts';
 
 /**
  * What the appliance can be asked to do: parameters and results are plain JSON, the same for a command in this process,
@@ -428,6 +438,14 @@ export interface Appliance extends AsyncDisposable {
   export(params: ExportParams, context: OperationContext): Promise<ExportReport>;
   unexport(params: { readonly id: string }, context: OperationContext): Promise<Record<string, never>>;
   restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport>;
+  standbyCreate(params: StandbyCreateParams, context: OperationContext): Promise<StandbySummary>;
+  standbyList(params: Record<string, never>, context: OperationContext): Promise<readonly StandbySummary[]>;
+  standbyRemove(params: StandbyParams, context: OperationContext): Promise<StandbySummary>;
+  standbyTest(params: StandbyParams, context: OperationContext): Promise<StandbyTestReport>;
+  failover(params: FailoverParams, context: OperationContext): Promise<FailoverReport>;
+  /** Gives a failover up that has not taken over yet. */
+  failoverUndo(params: StandbyParams, context: OperationContext): Promise<StandbySummary>;
+  failback(params: FailbackParams, context: OperationContext): Promise<FailbackReport>;
   check(params: CheckParams, context: OperationContext): Promise<CheckReport>;
   catalogRebuild(params: Record<string, never>, context: OperationContext): Promise<RebuildReport>;
   delete(params: PointParams & { readonly now?: boolean }, context: OperationContext): Promise<DeleteReport>;

@@ -35,7 +35,10 @@ const text = { type: 'string', minLength: 1, maxLength: MAX_PARAMETER_CHARACTERS
 const bytes = { type: 'integer', minimum: 1, maximum: 2 ** 50 } as const;
 const flag = { type: 'boolean' } as const;
 const object = { type: 'object', additionalProperties: false } as const;
+/** MiB of memory: up to 16 TiB. */
+const mebibytes = { type: 'integer', minimum: 1, maximum: 2 ** 24 } as const;
 const none = { ...object, required: [], properties: {} } as const;
+const named = { ...object, required: ['name'], properties: { name: text } } as const;
 
 /** One schema per operation; `docs/cli.md`, "The service". Unknown members are refused. */
 export const OPERATION_SCHEMAS: OperationSchemas = {
@@ -106,6 +109,17 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
       connect: text,
     },
   },
+  standbyCreate: {
+    ...object,
+    required: ['name', 'on'],
+    properties: { name: text, on: text, network: text, memory: mebibytes, as: text, connect: text },
+  },
+  standbyList: none,
+  standbyRemove: named,
+  standbyTest: named,
+  failover: { ...object, required: ['name'], properties: { name: text, at: text, force: flag } },
+  failoverUndo: named,
+  failback: { ...object, required: ['name'], properties: { name: text, force: flag } },
   check: { ...object, required: [], properties: { readData: flag } },
   catalogRebuild: none,
   delete: { ...object, required: ['point'], properties: { point: text, now: flag } },

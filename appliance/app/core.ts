@@ -15,12 +15,14 @@ import { ContinuousService } from '../protect/continuous/continuous-service.ts';
 import { DEFAULT_SESSION_SETTINGS } from '../protect/continuous/session-settings.ts';
 import { ProtectService } from '../protect/protect-service.ts';
 import { RecoverService } from '../recover/recover-service.ts';
+import type { StandbyService } from '../recover/standby/standby-service.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Journal } from '../volume/journal.ts';
 import { PASS_THROUGH_MODE } from './runtime-directory.ts';
 import { RuntimeLease } from './runtime-lease.ts';
+import { standbyPorts } from './standby-ports.ts';
 import type { StateDirectory } from './state-directory.ts';
 
 /** What stays the same while the appliance is open, whatever becomes of the catalog. */
@@ -45,6 +47,7 @@ export interface Core extends Storage, AsyncDisposable {
   readonly protect: ProtectService;
   readonly continuous: ContinuousService;
   readonly recover: RecoverService;
+  readonly standbys: StandbyService;
   readonly connections: ConnectionCache;
   /** The journal of a machine, or undefined when it has none. Errors as `Journal.open`. */
   readonly journalOf: (machineId: MachineId) => Promise<Journal | undefined>;
@@ -116,6 +119,8 @@ export async function startCore(
       onNotice,
     }),
   );
+  const journalOf = (machineId: MachineId): Promise<Journal | undefined> => continuous.journalOf(machineId);
+  const standbys = recover.standbys(standbyPorts({ catalog, protect, journalOf }));
   const resources = scope.move();
   return {
     catalog,
@@ -123,8 +128,9 @@ export async function startCore(
     protect,
     continuous,
     recover,
+    standbys,
     connections,
-    journalOf: (machineId) => continuous.journalOf(machineId),
+    journalOf,
     reconciled: storage.reconciled,
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };

@@ -42,6 +42,16 @@ import type {
   StopReport,
   UnprotectReport,
 } from '../api/operations.ts';
+import type {
+  FailbackParams,
+  FailbackReport,
+  FailoverParams,
+  FailoverReport,
+  StandbyCreateParams,
+  StandbyParams,
+  StandbySummary,
+  StandbyTestReport,
+} from '../api/standby-operations.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
@@ -66,6 +76,7 @@ import { protectionReportOf, protectionReports, protectMachine, unprotectMachine
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
 import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
+import { createStandby } from './standby-ports.ts';
 
 export interface LocalOptions {
   /** The libvirt URI to use where an operation names none. */
@@ -128,6 +139,7 @@ export class LocalAppliance implements Appliance {
     if (!(await this.#reserve.hold())) {
       throw new ApplianceError('NO_SPACE', `there is too little room in ${this.#foundation.state.path} for a backup`);
     }
+    await core.standbys.checkBackup(params.target);
     if (this.#options.isService && core.continuous.isProtected(params.target)) {
       const point = await core.continuous.foldNow(params.target);
       if (point !== undefined) return backupReport(point, []);
@@ -145,6 +157,8 @@ export class LocalAppliance implements Appliance {
         onNotice: context.onNotice,
       },
     );
+    const problem = await core.standbys.follow(point.machine.id, point.id);
+    if (problem !== undefined) context.onNotice(problem);
     return backupReport(point, notices);
   }
 
@@ -230,7 +244,39 @@ export class LocalAppliance implements Appliance {
   }
 
   async stop(params: StopParams): Promise<StopReport> {
-    return (await this.#open()).recover.stop(params.name, params.discard ?? false);
+    const core = await this.#open();
+    if (params.discard === true) await core.standbys.checkDiscard(params.name);
+    return core.recover.stop(params.name, params.discard ?? false);
+  }
+
+  async standbyCreate(params: StandbyCreateParams): Promise<StandbySummary> {
+    return createStandby(await this.#open(), params, this.#uri(params));
+  }
+
+  async standbyList(): Promise<readonly StandbySummary[]> {
+    return (await this.#open()).standbys.list();
+  }
+
+  async standbyRemove({ name }: StandbyParams): Promise<StandbySummary> {
+    return (await this.#open()).standbys.remove(name);
+  }
+
+  async standbyTest({ name }: StandbyParams, context: OperationContext): Promise<StandbyTestReport> {
+    return (await this.#open()).standbys.test(name, context);
+  }
+
+  async failover({ name, at, force }: FailoverParams, context: OperationContext): Promise<FailoverReport> {
+    const core = await this.#open();
+    const request = { ...(at === undefined ? {} : { at }), isForced: force ?? false };
+    return core.standbys.failover(name, request, context);
+  }
+
+  async failoverUndo({ name }: StandbyParams): Promise<StandbySummary> {
+    return (await this.#open()).standbys.undo(name);
+  }
+
+  async failback({ name, force }: FailbackParams, context: OperationContext): Promise<FailbackReport> {
+    return (await this.#open()).standbys.failback(name, { isForced: force ?? false }, context);
   }
 
   async migrate(params: MigrateParams, context: OperationContext): Promise<MigrateReport> {
@@ -241,6 +287,7 @@ export class LocalAppliance implements Appliance {
     const place =
       directory === undefined ? poolPlace(pool) : ({ kind: 'directory', path: resolve(directory) } as const);
     const core = await this.#open();
+    await core.standbys.checkDiscard(params.name);
     return core.recover.migrate(
       {
         ...wishes,
@@ -367,7 +414,7 @@ export class LocalAppliance implements Appliance {
     if (!this.#options.isService) return;
     core.repository.pool.start();
     const { restored, problems } = await core.recover.restoreSessions();
-    for (const sentence of [...restored, ...problems]) onNotice(sentence);
+    for (const sentence of [...restored, ...problems, ...(await core.standbys.unfinished())]) onNotice(sentence);
     core.continuous.startSessions();
   }
 

@@ -14,6 +14,7 @@ import { addPoints } from './commands/points.ts';
 import { addProtect } from './commands/protect.ts';
 import { addRestore } from './commands/restore.ts';
 import { addServe } from './commands/serve.ts';
+import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
 import { formatExamples } from './examples.ts';
 import type { CliRun } from './run-cli.ts';
@@ -60,6 +61,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   addExport(program, cli);
   addMigrate(program, cli);
   addRestore(program, cli);
+  addStandby(program, cli);
   program.commandsGroup('Maintain:');
   addCheck(program, cli);
   addDelete(program, cli);

@@ -300,6 +300,26 @@ export const ERROR_CODES = {
     exit: 'busy',
     hint: 'Some of its disks have moved, others have not. `understudy migrate NAME` finishes it.',
   },
+  STANDBY_NOT_FOUND: {
+    retry: 'never',
+    exit: 'notFound',
+    hint: 'List the spares with `understudy standby list`; `understudy standby create` makes one.',
+  },
+  STANDBY_BUSY: {
+    retry: 'after-repair',
+    exit: 'busy',
+    hint: 'A failover of the machine is not over; `understudy standby list` says where it stands.',
+  },
+  NOT_FENCED: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'The original may still run: two machines with the same addresses and different disks must not.',
+  },
+  VERIFY_FAILED: {
+    retry: 'after-repair',
+    exit: 'corrupt',
+    hint: 'What was read back is not what was written; look at the storage of the target.',
+  },
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;
 

@@ -11,6 +11,7 @@ import { LogSpace } from './log-space.ts';
 import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
 import type { MigrateRequest } from './migration-plan.ts';
 import { type MigrateReport, Migrations } from './migrations.ts';
+import type { Overlay } from './overlay.ts';
 import { PendingNames } from './pending-names.ts';
 import { DOMAIN_ATTACHMENT } from './point-content.ts';
 import type { PointUse } from './point-use.ts';
@@ -20,6 +21,7 @@ import { SessionMachines } from './session-machines.ts';
 import { SessionRegistry } from './session-registry.ts';
 import { bootError, startSession } from './session-start.ts';
 import { type Session, SessionStore } from './session-store.ts';
+import type { SpareWishes } from './standby/spare-definition.ts';
 
 export interface BootRequest extends RecoverableState {
   /** Default: the machine's name and the first digits of the point's id, or the sequence of the moment. */
@@ -27,6 +29,8 @@ export interface BootRequest extends RecoverableState {
   readonly keepNetwork?: boolean;
   readonly keepIdentity?: boolean;
   readonly connect: string;
+  /** It stands in for the machine: the network as mapped, the addresses as they were, and, when it takes over, this UUID. */
+  readonly spare?: SpareWishes & { readonly machineId?: string };
 }
 
 export interface BootReport {
@@ -244,6 +248,17 @@ export class BootedMachines implements AsyncDisposable {
     });
   }
 
+  /** The session of that name, with what its machine has written while it is served. */
+  find(name: string): { readonly session: Session; readonly overlay: Overlay | undefined } | undefined {
+    const session = this.#registry.find(name);
+    return session === undefined ? undefined : { session, overlay: this.#disks.overlayOf(session) };
+  }
+
+  /** Where the variables of a session's firmware are, if it has any. */
+  nvramPathOf(session: Session): string {
+    return this.#store.nvramPathOf(session);
+  }
+
   /** Stops serving and watching; the sessions stay, and their guests wait for the next start. Idempotent. */
   async close(): Promise<void> {
     await this.#watch.close();
@@ -278,8 +293,10 @@ export class BootedMachines implements AsyncDisposable {
       });
     }
     const keepsIdentity = request.keepIdentity === true;
-    const machineId = keepsIdentity ? point.machine.id : randomUUID();
-    await checkMachineIsNew(connection, name, machineId);
+    const { machineId: spareId, ...spare } = request.spare ?? {};
+    const machineId = spareId ?? (keepsIdentity ? point.machine.id : randomUUID());
+    // The definition of a spare is there already, and is replaced.
+    if (spareId === undefined) await checkMachineIsNew(connection, name, machineId);
     return {
       id: this.#store.newId(),
       name,
@@ -289,6 +306,7 @@ export class BootedMachines implements AsyncDisposable {
       connect: request.connect,
       machineId,
       keepsIdentity,
+      ...(request.spare === undefined ? {} : { spare: spare as SpareWishes }),
       startedAt: new Date(this.#parts.clock.nowMs()).toISOString(),
       ...(await ownerOf(connection)),
     };

@@ -19,6 +19,9 @@ import { type ExportReport, type ExportRequest, PointExports } from './point-exp
 import { PointUse } from './point-use.ts';
 import { restore } from './restore.ts';
 import type { RestoreReport, RestoreRequest } from './restore-request.ts';
+import type { StandbyPorts } from './standby/standby-parts.ts';
+import { StandbyStore } from './standby/standby-record.ts';
+import { StandbyService } from './standby/standby-service.ts';
 
 /**
  * Everything that brings recovery points back: exports, booted machines, restores. One in a process and state directory.
@@ -107,6 +110,12 @@ export class RecoverService implements AsyncDisposable {
   /** See `BootedMachines.restoreSessions`. Once, when the service starts; not in a process that works for one command. */
   restoreSessions(): Promise<RestoredSessions> {
     return this.#machines.restoreSessions();
+  }
+
+  /** Spares that boot over the same sessions; one in a process. */
+  standbys(ports: StandbyPorts): StandbyService {
+    const store = new StandbyStore(this.#parts.catalog);
+    return new StandbyService({ parts: this.#parts, machines: this.#machines, store, ports });
   }
 
   /** See `restore`. */

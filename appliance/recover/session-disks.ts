@@ -98,6 +98,11 @@ export class SessionDisks {
     }));
   }
 
+  /** The disks of a session while they are served; they are not the caller's to close. */
+  overlayOf(session: Session): Overlay | undefined {
+    return this.#open.get(session.id)?.overlay;
+  }
+
   /** Bytes of the session's log while it is served. */
   logBytes(session: Session): number | undefined {
     return this.#open.get(session.id)?.overlay.log.sizeBytes;

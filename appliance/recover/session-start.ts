@@ -12,6 +12,7 @@ import type { RecoverContext, RecoverParts } from './context.ts';
 import { DOMAIN_ATTACHMENT, findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
 import type { SessionDisks } from './session-disks.ts';
 import type { Session, SessionStore } from './session-store.ts';
+import { adaptDefinition } from './standby/spare-definition.ts';
 
 export interface SessionStart {
   readonly parts: RecoverParts;
@@ -89,7 +90,7 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
   const plan = {
     name: session.name,
     uuid: session.machineId,
-    keepsIdentity: session.keepsIdentity,
+    keepsIdentity: session.keepsIdentity || session.spare !== undefined,
     keepsNetwork: start.keepsNetwork,
     exports: disks.names(session),
     socketPath,
@@ -98,8 +99,10 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
     machine: point.machine.id,
     owner: parts.repository.config.id,
   };
-  const { xml, changes } = bootDefinition(definition.toString('utf8'), plan, await readHostFacts(connection));
-  return { domain: await connection.define(xml), changes };
+  const saved = definition.toString('utf8');
+  const adapted = session.spare === undefined ? { xml: saved, changes: [] } : adaptDefinition(saved, session.spare);
+  const { xml, changes } = bootDefinition(adapted.xml, plan, await readHostFacts(connection));
+  return { domain: await connection.define(xml), changes: [...adapted.changes, ...changes] };
 }
 
 /** The variables of the firmware, as saved or as the session left them; undefined when none were saved. */

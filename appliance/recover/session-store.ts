@@ -11,6 +11,7 @@ import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { JournalMoment } from '../volume/recoverable-state.ts';
 import type { MigrationRecord } from './migration-record.ts';
 import { removeTree } from './point-exports.ts';
+import type { SpareWishes } from './standby/spare-definition.ts';
 
 /**
  * Where a session is. What a crash leaves in one of the middle states is brought to an end at the next start:
@@ -35,6 +36,8 @@ export interface Session {
   /** The domain's. */
   readonly machineId: string;
   readonly keepsIdentity: boolean;
+  /** It stands in for a machine: what is to be different from the saved definition. */
+  readonly spare?: SpareWishes;
   readonly startedAt: string;
   /** Who its QEMU runs as, when that is another user than ours (`qemu:///system`). */
   readonly qemuOwner?: QemuOwner;

@@ -10,6 +10,8 @@ export interface UpdateOptions {
   readonly signal: AbortSignal;
   /** Called with the bytes of the target that are dealt with; must not throw. */
   readonly onProgress: (doneBytes: number) => void;
+  /** Called with each range of the target that was written or zeroed; must not throw. */
+  readonly onWritten?: (range: Range) => void;
 }
 
 export interface UpdateResult {
@@ -102,6 +104,7 @@ class DeviceUpdate {
       throwIfAborted(this.options.signal);
       const at = offset - request.offset;
       await this.target.write(offset, should.subarray(at, at + length));
+      this.options.onWritten?.({ offset, length });
       this.writtenBytes += length;
     }
   }
@@ -115,6 +118,7 @@ class DeviceUpdate {
         await this.target.write(offset, scratch.subarray(0, length).fill(0));
       }
     }
+    this.options.onWritten?.(range);
     this.zeroedBytes += range.length;
   }
 

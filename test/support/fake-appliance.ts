@@ -24,6 +24,7 @@ import type {
 } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { parseMachineId, parsePointId } from '../../appliance/core/ids.ts';
+import { fakeStandbyResults } from './fake-standby.ts';
 
 const GIB: number = 2 ** 30;
 const MIB: number = 2 ** 20;
@@ -450,6 +451,13 @@ export class FakeAppliance implements AsyncDisposable {
       booted: answer('booted', () => [fakeResults.booted]),
       stop: answer('stop', () => fakeResults.stop),
       migrate: answer('migrate', () => fakeResults.migrate),
+      standbyCreate: answer('standbyCreate', () => fakeStandbyResults.standby),
+      standbyList: answer('standbyList', () => [fakeStandbyResults.standby]),
+      standbyRemove: answer('standbyRemove', () => fakeStandbyResults.standby),
+      standbyTest: answer('standbyTest', () => fakeStandbyResults.standbyTest),
+      failover: answer('failover', () => fakeStandbyResults.failover),
+      failoverUndo: answer('failoverUndo', () => fakeStandbyResults.standby),
+      failback: answer('failback', () => fakeStandbyResults.failback),
       export: answer('export', () => {
         this.exports.add(fakeResults.export.id);
         return fakeResults.export;

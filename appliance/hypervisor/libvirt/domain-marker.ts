@@ -6,8 +6,8 @@ export const MARKER_NAMESPACE: string = 'https://understudy.dev/xmlns/domain/1';
 
 /** What a domain that we made says about itself; by it we find our domains again, and touch no other. */
 export interface DomainMarker {
-  /** An instant boot, which lives on our exports, or a restored machine. */
-  readonly purpose: 'boot' | 'restore';
+  /** An instant boot, which lives on our exports, a restored machine, or a spare that was never started. */
+  readonly purpose: 'boot' | 'restore' | 'standby';
   /** Id of the recovery point. */
   readonly point: string;
   /** UUID of the machine that was backed up. */
@@ -21,7 +21,7 @@ export function readMarker(xml: string): DomainMarker | undefined {
   const found = childrenOf(find(parseXml(xml), 'metadata')).find((entry) => isMarker(entry));
   if (found === undefined) return undefined;
   const { purpose, point, machine, owner } = found.attributes;
-  if (purpose !== 'boot' && purpose !== 'restore') return undefined;
+  if (purpose !== 'boot' && purpose !== 'restore' && purpose !== 'standby') return undefined;
   if (point === undefined || machine === undefined || owner === undefined) return undefined;
   return { purpose, point, machine, owner };
 }

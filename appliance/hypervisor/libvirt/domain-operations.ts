@@ -14,6 +14,7 @@ type DomainOperation =
   | 'shutdown'
   | 'suspend'
   | 'resume'
+  | 'autostart'
   | 'setAutostart'
   | 'removeMetadata'
   | 'rename'
@@ -59,6 +60,12 @@ export const domainOperations: Handlers<DomainOperation> = {
   suspend: (session, { uuid }) => command(session, uuid, (domain) => session.api.virDomainSuspend(domain)),
   resume: (session, { uuid }) => command(session, uuid, (domain) => session.api.virDomainResume(domain)),
 
+  autostart: (session, { uuid }) =>
+    session.withDomain(uuid, (domain) => {
+      const isOn = Buffer.alloc(4);
+      session.expectCount(session.api.virDomainGetAutostart(domain, isOn));
+      return isOn.readInt32LE(0) !== 0;
+    }),
   setAutostart: (session, { uuid, isOn }) =>
     command(session, uuid, (domain) => session.api.virDomainSetAutostart(domain, isOn ? 1 : 0)),
   removeMetadata: (session, { uuid, namespace, flags }) =>

@@ -152,6 +152,11 @@ export class Domain implements DomainIdentity {
   }
 
   /** Whether libvirt starts it when the host starts. */
+  async autostart(options?: CallOptions): Promise<boolean> {
+    return await this.#caller.call('autostart', { uuid: this.uuid }, options);
+  }
+
+  /** Whether libvirt starts it when the host starts, from now on. */
   async setAutostart(isOn: boolean, options?: CallOptions): Promise<void> {
     await this.#caller.call('setAutostart', { uuid: this.uuid, isOn }, options);
   }

@@ -43,6 +43,7 @@ export interface LibvirtApi {
   virDomainIsPersistent(domain: Handle): number;
   virDomainIsActive(domain: Handle): number;
   virDomainSetAutostart(domain: Handle, isOn: number): number;
+  virDomainGetAutostart(domain: Handle, isOn: Buffer): number;
   virDomainSetMetadata(d: Handle, type: number, xml: string | null, key: string | null, uri: string, f: number): number;
   virDomainRename(domain: Handle, name: string, flags: number): number;
   virDomainGetXMLDesc(domain: Handle, flags: number): string | null;
@@ -146,6 +147,7 @@ const SIGNATURES: Readonly<Record<keyof LibvirtApi, string>> = {
   virDomainIsPersistent: 'int(p)',
   virDomainIsActive: 'int(p)',
   virDomainSetAutostart: 'int(p,int)',
+  virDomainGetAutostart: 'int(p,b)',
   virDomainSetMetadata: 'int(p,int,s,s,s,uint)',
   virDomainRename: 'int(p,s,uint)',
   virDomainGetXMLDesc: 'str!(p,uint)',

@@ -131,6 +131,7 @@ export interface Operations {
   shutdown(args: { readonly uuid: string; readonly flags: number }): void;
   suspend(args: { readonly uuid: string }): void;
   resume(args: { readonly uuid: string }): void;
+  autostart(args: { readonly uuid: string }): boolean;
   setAutostart(args: { readonly uuid: string; readonly isOn: boolean }): void;
   removeMetadata(args: { readonly uuid: string; readonly namespace: string; readonly flags: number }): void;
   rename(args: { readonly uuid: string; readonly name: string }): void;

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { StandbyCreateParams, StandbySummary } from '../api/standby-operations.ts';
+import type { Catalog } from '../catalog/catalog.ts';
+import { systemClock } from '../core/clock.ts';
+import { selectPoint } from '../protect/point-selector.ts';
+import type { ProtectService } from '../protect/protect-service.ts';
+import { type JournalOf, selectState } from '../protect/select-state.ts';
+import { parseSelector } from '../protect/selector.ts';
+import { parseNetworks } from '../recover/standby/spare-definition.ts';
+import type { StandbyPorts } from '../recover/standby/standby-parts.ts';
+import type { Core } from './core.ts';
+
+/** Standby over this process's protection and catalog. */
+export function standbyPorts({
+  catalog,
+  protect,
+  journalOf,
+}: {
+  readonly catalog: Catalog;
+  readonly protect: ProtectService;
+  readonly journalOf: JournalOf;
+}): StandbyPorts {
+  return {
+    backup: async ({ machine, originalConnect }, { signal, onProgress, onNotice }) => {
+      const { point } = await protect.backup(
+        { target: machine.id, name: undefined, connectUri: originalConnect, isFullScanRequested: false },
+        { signal, onNotice, onProgress: (phase, done, total) => onProgress({ phase, done, total, unit: 'bytes' }) },
+      );
+      return point;
+    },
+    stateOf: async (expression) =>
+      selectState(await catalog.points(), journalOf, parseSelector(expression, systemClock.nowMs())),
+    pointOf: async (id) => selectPoint(await catalog.points(), { kind: 'id', prefix: id }),
+  };
+}
+
+/** See `StandbyService.create`; `originalConnect` is the libvirt URI of the machine itself. */
+export function createStandby(
+  { standbys }: Pick<Core, 'standbys'>,
+  { name: machine, on: connect, network, memory, as }: StandbyCreateParams,
+  originalConnect: string,
+): Promise<StandbySummary> {
+  const wishes = { networks: parseNetworks(network), memoryMiB: memory ?? null, ...(as === undefined ? {} : { as }) };
+  return standbys.create({ machine, connect, originalConnect, ...wishes });
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+import { randomUUID } from 'node:crypto';
+import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
+import type { PointId } from '../../core/ids.ts';
+import type { RecoverContext } from '../context.ts';
+import { checkIsLocal } from '../local-hypervisor.ts';
+import { checkMachineName } from '../machine-name.ts';
+import { Failback, type FailbackReport, type FailbackRequest } from './failback.ts';
+import { Failover, type FailoverReport, type FailoverRequest, undoFailover } from './failover.ts';
+import { type AnswerKind, untilGuestAnswers } from './guest-answer.ts';
+import { defineSpare, undefineSpare } from './spare.ts';
+import type { StandbyParts } from './standby-parts.ts';
+import { type Standby, standing, type TakeoverPhase } from './standby-record.ts';
+
+export interface CreateStandby {
+  /** The machine, by name or UUID; it has a recovery point. */
+  readonly machine: string;
+  /** Where it runs. */
+  readonly originalConnect: string;
+  /** Where the spare is to be. */
+  readonly connect: string;
+  readonly networks: Readonly<Record<string, string>>;
+  readonly memoryMiB: number | null;
+  /** Default: `<machine>-standby`. */
+  readonly as?: string;
+}
+
+export interface StandbySummary {
+  readonly name: string;
+  readonly machine: string;
+  readonly machineId: string;
+  readonly original: string;
+  readonly connect: string;
+  readonly networks: Readonly<Record<string, string>>;
+  readonly memoryMiB: number | null;
+  /** The point whose definition the spare has. */
+  readonly point: string | null;
+  readonly phase: 'ready' | TakeoverPhase;
+  /** Where it stands, in a sentence. */
+  readonly standing: string;
+  /** When the failover began; null without one. */
+  readonly since: string | null;
+  /** What of the original's definition is different; only when it was just made. */
+  readonly changes: readonly string[];
+}
+
+export interface StandbyTestReport {
+  readonly name: string;
+  readonly machine: string;
+  readonly point: string;
+  /** From the call to the running domain, and to the guest's answer: the measured recovery time. */
+  readonly bootedMs: number;
+  readonly answeredMs: number;
+  readonly answeredBy: AnswerKind;
+}
+
+/** Spares that take over from machines, and give back what they did meanwhile. One operation at a time on each. */
+export class StandbyService {
+  readonly #standbys: StandbyParts;
+  readonly #busy = new Set<string>();
+
+  constructor(standbys: StandbyParts) {
+    this.#standbys = standbys;
+  }
+
+  /** @throws ApplianceError MACHINE_NOT_FOUND (no recovery point), STANDBY_BUSY (it has one), DOMAIN_EXISTS, NOT_SUPPORTED, those of libvirt */
+  async create(request: CreateStandby): Promise<StandbySummary> {
+    const { parts, ports, store } = this.#standbys;
+    checkIsLocal(request.connect);
+    const { point } = await ports.stateOf(`${request.machine}@latest`);
+    return this.#exclusively(point.machine.id, async () => {
+      const others = await store.all();
+      if (others.some(({ machine }) => machine.id === point.machine.id)) {
+        throw new ApplianceError('STANDBY_BUSY', `${point.machine.name} has a spare already`, {
+          hint: `Remove it with \`understudy standby remove ${point.machine.name}\` first.`,
+        });
+      }
+      const name = checkMachineName(request.as ?? `${point.machine.name}-standby`);
+      if (others.some((other) => other.name === name) || this.#standbys.machines.find(name) !== undefined) {
+        throw new ApplianceError('DOMAIN_EXISTS', `there is a machine ${name} of ours already`);
+      }
+      const wanted: Standby = {
+        name,
+        spareId: randomUUID(),
+        connect: request.connect,
+        machine: point.machine,
+        originalConnect: request.originalConnect,
+        networks: request.networks,
+        memoryMiB: request.memoryMiB,
+        createdAt: new Date(parts.clock.nowMs()).toISOString(),
+        definition: null,
+        takeover: null,
+      };
+      // Stored first: what a crash leaves is defined by the next `create`, `test` or backup, or removed.
+      await store.put(wanted);
+      try {
+        const { standby, changes } = await defineSpare(parts, wanted, point);
+        return summaryOf(await store.put(standby), changes);
+      } catch (error) {
+        await store.delete(wanted);
+        throw error;
+      }
+    });
+  }
+
+  async list(): Promise<StandbySummary[]> {
+    return (await this.#standbys.store.all()).map((standby) => summaryOf(standby, []));
+  }
+
+  /** Forgets a spare and undefines its domain; machines of others are never touched. @throws ApplianceError STANDBY_NOT_FOUND, STANDBY_BUSY, those of libvirt */
+  async remove(name: string): Promise<StandbySummary> {
+    return this.#on(name, async (standby) => {
+      if (standby.takeover !== null) throw new ApplianceError('STANDBY_BUSY', standing(standby));
+      await undefineSpare(this.#standbys.parts, standby);
+      await this.#standbys.store.delete(standby);
+      return summaryOf(standby, []);
+    });
+  }
+
+  /**
+   * Boots the newest state as the spare would, without its network, waits for the guest, and throws it away again.
+   * @throws ApplianceError STANDBY_NOT_FOUND, STANDBY_BUSY, BOOT_FAILED, TIMED_OUT, ABORTED. Nothing of the test is left.
+   */
+  async test(name: string, context: RecoverContext): Promise<StandbyTestReport> {
+    const { parts, machines, ports } = this.#standbys;
+    return this.#on(name, async (found) => {
+      if (found.takeover !== null) throw new ApplianceError('STANDBY_BUSY', standing(found));
+      const startedMs = parts.clock.elapsedMs();
+      const state = await ports.stateOf(`${found.machine.id}@latest`);
+      const standby = await this.#define(found, state.point.id);
+      const { networks, memoryMiB } = standby;
+      const as = `${standby.name}-test-${randomUUID().slice(0, 8)}`;
+      await using undo = new AsyncDisposableStack();
+      const { machineId } = await machines.boot(
+        { ...state, as, keepNetwork: false, connect: standby.connect, spare: { networks, memoryMiB } },
+        context,
+      );
+      undo.defer(async () => {
+        await machines.stop(as, true);
+      });
+      const bootedMs = Math.round(parts.clock.elapsedMs() - startedMs);
+      const connection = await parts.connectLibvirt(standby.connect);
+      const domain = await connection.domainByUuid(machineId);
+      context.onProgress({ phase: 'waiting for the guest', done: 0, total: 0, unit: 'items' });
+      const answer = await untilGuestAnswers({
+        domain,
+        writtenBytes: () => machines.find(as)?.overlay?.log.sizeBytes ?? 0,
+        clock: parts.clock,
+        signal: context.signal,
+      });
+      return {
+        name: standby.name,
+        machine: standby.machine.name,
+        point: state.point.id,
+        bootedMs,
+        answeredMs: Math.round(answer.atMs - startedMs),
+        answeredBy: answer.kind,
+      };
+    });
+  }
+
+  /** See `Failover`. */
+  async failover(name: string, request: FailoverRequest, context: RecoverContext): Promise<FailoverReport> {
+    return this.#on(name, (standby) => new Failover(this.#standbys, context).run(standby, request));
+  }
+
+  /** See `undoFailover`. */
+  async undo(name: string): Promise<StandbySummary> {
+    return this.#on(name, async (standby) => summaryOf(await undoFailover(this.#standbys, standby), []));
+  }
+
+  /** See `Failback`. */
+  async failback(name: string, request: FailbackRequest, context: RecoverContext): Promise<FailbackReport> {
+    return this.#on(name, (standby) => new Failback(this.#standbys, context).run(standby, request));
+  }
+
+  /** After a new point: the spare follows the original's definition. A sentence when it could not. */
+  async follow(machineId: string, point: PointId): Promise<string | undefined> {
+    const standby = (await this.#standbys.store.all()).find(({ machine }) => machine.id === machineId);
+    if (standby === undefined || standby.takeover !== null || this.#busy.has(machineId)) return undefined;
+    try {
+      await this.#exclusively(machineId, () => this.#define(standby, point));
+      return undefined;
+    } catch (error) {
+      return `the spare ${standby.name} does not follow its original: ${toError(error).message}`;
+    }
+  }
+
+  /** Failovers and failbacks that are not over, in sentences; for the start of the service. */
+  async unfinished(): Promise<string[]> {
+    const all = await this.#standbys.store.all();
+    return all.filter(({ takeover }) => takeover !== null && takeover.phase !== 'running').map(standing);
+  }
+
+  /**
+   * A backup must not take the disks of a machine for its state while a failback writes them, and what a spare has written in
+   * place of its original must not be given up. @throws ApplianceError STANDBY_BUSY
+   */
+  async checkBackup(machine: string): Promise<void> {
+    const standby = await this.#find(machine);
+    if (standby?.takeover?.phase === 'returning') throw new ApplianceError('STANDBY_BUSY', standing(standby));
+  }
+
+  /** The same for `stop`. @throws ApplianceError STANDBY_BUSY */
+  async checkDiscard(session: string): Promise<void> {
+    const standby = (await this.#standbys.store.all()).find(({ name }) => name === session);
+    if (standby === undefined || standby.takeover === null) return;
+    throw new ApplianceError('STANDBY_BUSY', standing(standby), {
+      hint: 'It holds what was written since the failover. Stop it without --discard, or return with `understudy failback`.',
+    });
+  }
+
+  async #find(name: string): Promise<Standby | undefined> {
+    try {
+      return await this.#standbys.store.get(name);
+    } catch (error) {
+      if (hasCode(error, 'STANDBY_NOT_FOUND')) return undefined;
+      throw error;
+    }
+  }
+
+  async #define(standby: Standby, id: PointId): Promise<Standby> {
+    const { parts, ports, store } = this.#standbys;
+    const defined = await defineSpare(parts, standby, await ports.pointOf(id));
+    return store.put(defined.standby);
+  }
+
+  async #on<T>(name: string, work: (standby: Standby) => Promise<T>): Promise<T> {
+    const { machine } = await this.#standbys.store.get(name);
+    // Read again: what was under way before may have changed it.
+    return this.#exclusively(machine.id, async () => work(await this.#standbys.store.get(machine.id)));
+  }
+
+  async #exclusively<T>(machineId: string, work: () => Promise<T>): Promise<T> {
+    if (this.#busy.has(machineId)) {
+      throw new ApplianceError('LOCKED', 'another operation works on the spare of this machine');
+    }
+    this.#busy.add(machineId);
+    try {
+      return await work();
+    } finally {
+      this.#busy.delete(machineId);
+    }
+  }
+}
+
+function summaryOf(standby: Standby, changes: readonly string[]): StandbySummary {
+  const { name, machine, originalConnect: original, connect, networks, memoryMiB, definition, takeover } = standby;
+  return {
+    name,
+    machine: machine.name,
+    machineId: machine.id,
+    original,
+    connect,
+    networks,
+    memoryMiB,
+    point: definition?.point ?? null,
+    phase: takeover?.phase ?? 'ready',
+    standing: standing(standby),
+    since: takeover?.startedAt ?? null,
+    changes,
+  };
+}
