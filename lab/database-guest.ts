@@ -91,6 +91,7 @@ export function databaseDomainXml(guest: DatabaseGuest): string {
       'commit',
       `understudy.journal=${journal} understudy.pause-us=${pauseUs} understudy.report=${REPORT_PORT}`,
     ),
+    hasShell: false,
     extraDevices: `<channel type="unix"><target type="virtio" name="${REPORT_PORT}"/></channel>`,
   });
 }

@@ -69,12 +69,6 @@ export class DatabaseReports implements Disposable {
     return this.#hasEnded;
   }
 
-  /** The newest number that had been reported at a time, ms since 1970; 0 before the first. */
-  newestAt(atMs: number): number {
-    // A time in ms stands for the whole millisecond.
-    return this.commits.findLast((commit) => commit.atMs < Math.floor(atMs))?.number ?? 0;
-  }
-
   /** What the guest found when it started. @throws ApplianceError TIMED_OUT, CLOSED */
   async state(timeoutMs: number = DEFAULT_TIMEOUT_MS): Promise<DatabaseState> {
     await this.#until(() => this.#state !== undefined, 'what the database is like', timeoutMs);

@@ -3,22 +3,28 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { ContinuousRounds } from '../e2e/continuous-rounds.ts';
 import { DatabaseRounds } from '../e2e/database-rounds.ts';
 
 /*
  * A guest commits transactions to a database and reports each, while it is backed up, killed, and booted again, many times:
  *
- *     node test/campaigns/database.ts [--rounds 50] [--seed 1]
+ *     node test/campaigns/database.ts [--continuous] [--rounds 50] [--seed 1]
  *
+ * With --continuous the machine is under continuous protection, and its moments are booted; otherwise recovery points are.
  * Ends with a line of counts; or with the seed, the steps of the failed round, and its directory, which is kept then.
  */
 const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '50' }, seed: { type: 'string', default: '1' } },
+  options: {
+    continuous: { type: 'boolean', default: false },
+    rounds: { type: 'string', default: '50' },
+    seed: { type: 'string', default: '1' },
+  },
 });
 const seed = Number(values.seed);
 const directory = await mkdtemp(join(tmpdir(), 'us-db-'));
 process.stdout.write(`seed ${seed}, in ${directory}\n`);
-const rounds = await DatabaseRounds.create(directory, seed);
+const rounds = await (values.continuous ? ContinuousRounds : DatabaseRounds).create(directory, seed);
 const { rig } = rounds;
 let done = 0;
 try {
