@@ -18,6 +18,7 @@ import type { TestContext } from '../support/test-scope.ts';
 
 const MIB = 1024 * 1024;
 const POLL_MS = 5;
+const PROTECTION_POLL_MS = 200;
 export const MACHINE = 'web';
 export const SPARE = 'web-standby';
 
@@ -77,6 +78,15 @@ export class StandbyRig {
     const [standby] = await this.appliance.ask<StandbySummary[]>('standby', 'list');
     assert.ok(standby);
     return standby;
+  }
+
+  /** Settles when every write of the original is kept. */
+  async untilProtected(): Promise<void> {
+    for (;;) {
+      const [report] = await this.appliance.ask<{ readonly state: string }[]>('protection');
+      if (report?.state === 'protected') return;
+      await delay(PROTECTION_POLL_MS);
+    }
   }
 
   /** Kills the service when the standby is in one of the phases, and settles with the phase that it died in. */

@@ -166,3 +166,34 @@ test('a failover that did not get to its end is undone', async (t) => {
   assert.equal(await rig.state(rig.spare()), 'shut-off');
   assert.deepEqual(await appliance.ask('booted'), []);
 });
+
+test('under continuous protection nothing that the guest was told is on disk is lost, with and without its hypervisor', async (t) => {
+  const rig = await StandbyRig.create(t);
+  const { appliance, one } = rig;
+  await appliance.ask('protect', MACHINE, '--continuous', '--connect', one.libvirt.uri);
+  await rig.untilProtected();
+  const shell = await rig.originalShell();
+  await shell.expect('echo last > /data/last; head -c 3000000 /dev/urandom > /dev/vdb; sync');
+  const first = await sumOf(shell);
+  await appliance.ask<FailoverReport>('failover', MACHINE);
+  const spareShell = await rig.spareShell();
+  assert.equal(await sumOf(spareShell), first);
+  const back = await appliance.ask<FailbackReport>('failback', MACHINE);
+  assert.equal(back.method, 'changes', back.reason);
+
+  await rig.untilProtected();
+  const again = await rig.originalShell();
+  await again.expect('echo latest > /data/last; dd if=/dev/urandom of=/dev/vdb bs=1M seek=9 count=3 2>/dev/null; sync');
+  const second = await sumOf(again);
+  const pid = await one.libvirt.qemuPid(MACHINE);
+  assert.ok(pid);
+  await one.libvirt.killDaemon();
+  process.kill(pid, 'SIGKILL');
+  while (existsSync(`/proc/${pid}`)) await delay(10);
+  const over = await appliance.ask<FailoverReport>('failover', MACHINE, '--force');
+  assert.equal(over.planned, false);
+  assert.notEqual(over.moment, null);
+  const last = await rig.spareShell();
+  assert.equal(await last.expect('cat /data/last'), 'latest');
+  assert.equal(await sumOf(last), second);
+});
