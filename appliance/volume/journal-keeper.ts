@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Clock } from '../core/clock.ts';
 import { renameDurably, syncDirectory, temporaryPath } from '../core/durable-file.ts';
 import { toError } from '../core/errors.ts';
-import { type FileSystem, type OpenFile, readExactly, storageError } from '../core/file-system.ts';
+import { type FileSystem, isSystemError, type OpenFile, readExactly, storageError } from '../core/file-system.ts';
 import { invariant } from '../core/invariant.ts';
 import type { BlockCache } from './block-cache.ts';
 import type { JournalHistory } from './journal-history.ts';
@@ -56,6 +56,8 @@ export class JournalKeeper {
   private readonly options: KeeperOptions;
   private readonly journal: KeptJournal;
   private retired: { readonly part: RawPart; readonly sinceMs: number }[] = [];
+  /** Files that nothing refers to any more. */
+  private readonly leftovers: string[] = [];
   private running: Promise<void> | undefined;
   private isClosing = false;
   private lastProblem: Error | undefined;
@@ -90,6 +92,7 @@ export class JournalKeeper {
 
   private async runOnce(): Promise<void> {
     try {
+      await this.removeLeftovers();
       this.closeRetired();
       this.endOldSegment();
       await this.sealFolded();
@@ -240,15 +243,25 @@ export class JournalKeeper {
     return boundary;
   }
 
+  /** Removes a file for good; while that fails nothing else is sealed or removed. */
   private async remove(path: string): Promise<void> {
+    this.leftovers.push(path);
+    await this.removeLeftovers();
+  }
+
+  /** In order and one by one, so that neither a failure nor a loss of power can leave a gap. */
+  private async removeLeftovers(): Promise<void> {
     const { directory, fileSystem } = this.options;
-    try {
-      await fileSystem.unlink(path);
-    } catch (error) {
-      throw storageError(error, 'remove', path);
+    for (let path = this.leftovers[0]; path !== undefined; path = this.leftovers[0]) {
+      try {
+        await fileSystem.unlink(path);
+      } catch (error) {
+        // Gone already, when it was the sync that failed the last time.
+        if (!isSystemError(error, 'ENOENT')) throw storageError(error, 'remove', path);
+      }
+      await syncDirectory(directory, fileSystem);
+      this.leftovers.shift();
     }
-    // One by one, so that no power failure can leave a gap.
-    await syncDirectory(directory, fileSystem);
   }
 
   /** Removes what a failed sealing left, if that can be had; the next start does it otherwise. */
