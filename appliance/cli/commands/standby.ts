@@ -37,10 +37,8 @@ export function addStandby(program: Command, cli: CliRun): void {
       'follows the definition of the machine with each new point. `failover` starts it from the newest state.',
     examples: [
       ['understudy standby create web --on qemu:///system', 'a spare `web-standby`'],
-      [
-        'understudy standby create web --on qemu:///system --network lan=lan2 --memory 2048',
-        'in another network, with less memory',
-      ],
+      ['understudy standby create web --on qemu:///system --network lan=lan2', 'in another network'],
+      ['understudy standby create web --on qemu:///system --memory 2048', 'with other memory, in MiB'],
     ],
     options: (command) =>
       command
