@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { MarkedDevice } from '../block/marked-device.ts';
 import { throwIfAborted } from '../block/pipeline.ts';
+import { systemClock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
@@ -37,7 +38,9 @@ export interface DiskPlace {
 }
 
 const POLL_MS = 250;
-const MOST_RESTARTS = 6;
+/** QEMU tries to connect again after 1, 2, 4, 8 and 16 s (nbd/client-connection.c); until then a copy ends as soon as it begins. */
+const RECONNECT_LIMIT_MS = 40_000;
+const RESTART_PAUSE_MS = 1_000;
 /** A file system with less than this is what a copy failed for: QEMU writes up to 1 MiB at a time. */
 const FULL_BYTES: number = 2 * 1024 * 1024;
 
@@ -73,13 +76,16 @@ export async function copyDisks(options: CopyOptions): Promise<void> {
   const { disks, context } = options;
   for (const disk of disks) await startCopy(options, disk);
   const ready = new Set<MovingDisk>();
-  let restarts = 0;
+  let failingSinceMs: number | undefined;
   for (;;) {
     const lost = await look(options, ready);
     if (lost !== undefined) {
       // QEMU finds out that the appliance was restarted with the first request that fails; the next one connects again.
       const failure = await copyFailure(options, lost);
-      if (failure.code !== 'MIGRATION_FAILED' || restarts++ >= MOST_RESTARTS) throw failure;
+      const nowMs = systemClock.elapsedMs();
+      failingSinceMs ??= nowMs;
+      if (failure.code !== 'MIGRATION_FAILED' || nowMs - failingSinceMs > RECONNECT_LIMIT_MS) throw failure;
+      await delay(RESTART_PAUSE_MS, undefined, { signal: context.signal }).catch(() => undefined);
       await startCopy(options, lost);
     } else if (ready.size === disks.length) return;
     throwIfAborted(context.signal);
