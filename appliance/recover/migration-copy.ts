@@ -38,6 +38,12 @@ export interface DiskPlace {
 }
 
 const POLL_MS = 250;
+/**
+ * Marks of writes reach back at least this far from the moment when a copy becomes ready. A write is marked when QEMU sends it
+ * to us, and QEMU writes it to the copy afterwards: what was on its way there during the last flush may lie in QEMU's caches
+ * of the copy's metadata until the copy is closed, where nobody else sees it.
+ */
+const MARKED_MS = 20_000;
 /** QEMU tries to connect again after 1, 2, 4, 8 and 16 s (nbd/client-connection.c); until then a copy ends as soon as it begins. */
 const RECONNECT_LIMIT_MS = 40_000;
 const RESTART_PAUSE_MS = 1_000;
@@ -77,8 +83,11 @@ export async function copyDisks(options: CopyOptions): Promise<void> {
   for (const disk of disks) await startCopy(options, disk);
   const ready = new Set<MovingDisk>();
   let failingSinceMs: number | undefined;
+  let renewedMs = systemClock.elapsedMs();
   for (;;) {
-    const lost = await look(options, ready);
+    const isRenewing = systemClock.elapsedMs() - renewedMs > MARKED_MS;
+    if (isRenewing) renewedMs = systemClock.elapsedMs();
+    const lost = await look(options, { ready, isRenewing });
     if (lost !== undefined) {
       // QEMU finds out that the appliance was restarted with the first request that fails; the next one connects again.
       const failure = await copyFailure(options, lost);
@@ -134,7 +143,10 @@ export async function endCopies(domain: Domain, targets: readonly MigrationTarge
  * One look at all copies: tells how far they are, and adds those that are ready, which they stay. Settles with a disk
  * whose copy has ended.
  */
-async function look(options: CopyOptions, ready: Set<MovingDisk>): Promise<MovingDisk | undefined> {
+async function look(
+  options: CopyOptions,
+  { ready, isRenewing }: { readonly ready: Set<MovingDisk>; readonly isRenewing: boolean },
+): Promise<MovingDisk | undefined> {
   const { disks, context } = options;
   let [done, total] = [0, 0];
   for (const disk of disks) {
@@ -145,7 +157,7 @@ async function look(options: CopyOptions, ready: Set<MovingDisk>): Promise<Movin
     }
     if (isReady(job)) ready.add(disk);
     // Up to here the copy may lag behind, or sit in caches of QEMU; when it is ready it has been flushed.
-    else if (options.isSynchronous && !ready.has(disk)) disk.device.marks?.renew();
+    else if (isRenewing && options.isSynchronous && !ready.has(disk)) disk.device.marks?.renew();
     done += job.currentBytes;
     total += job.endBytes > 1 ? job.endBytes : disk.target.sizeBytes;
   }

@@ -7,8 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { BlockDevice } from '../block/block-device.ts';
 import { pairedExtents } from '../block/compare-devices.ts';
 import { cutAtMultiples } from '../block/extent-walk.ts';
-import { MARK_BYTES, type WriteMarks } from '../block/marked-device.ts';
-import { runPipeline } from '../block/pipeline.ts';
+import { MARK_BYTES } from '../block/marked-device.ts';
+import { runPipeline, throwIfAborted } from '../block/pipeline.ts';
 import { unaligned } from '../block/unaligned-device.ts';
 import { ApplianceError, systemErrorCode } from '../core/errors.ts';
 import type { Extent, Range } from '../core/extents.ts';
@@ -46,14 +46,28 @@ const RETRY_MS = 250;
  * @throws ApplianceError MIGRATION_FAILED when the copy is bad; ABORTED, TOOL_MISSING, TOOL_FAILED, those of the devices
  */
 export async function verifyCopy(disk: MovingDisk, options: VerifyOptions): Promise<Verified> {
-  const { path, format } = disk.target;
+  const suspects: Range[] = [];
+  let busyBytes = 0;
+  await withCopy(disk, options, async (copy) => {
+    busyBytes = await compareMarked({ disk, copy, suspects }, options);
+  });
+  for (const range of suspects) if (await isBusy(disk, range, options)) busyBytes += range.length;
+  return { equalBytes: disk.device.sizeBytes - busyBytes, busyBytes };
+}
+
+/** The copy as it is now: whoever reads it keeps the image's metadata in a cache, so that a second look takes a new reader. */
+async function withCopy(
+  { target }: MovingDisk,
+  { directory, signal }: VerifyOptions,
+  work: (copy: BlockDevice) => Promise<void>,
+): Promise<void> {
+  const { path, format } = target;
   await using stack = new AsyncDisposableStack();
-  const socketPath = join(options.directory, `${randomBytes(4).toString('hex')}.sock`);
+  const socketPath = join(directory, `${randomBytes(4).toString('hex')}.sock`);
   stack.defer(() => removeTree(socketPath));
   stack.use(await QemuNbd.start({ path, format, socketPath, exportName: 'copy', isShared: true }));
   const uri = `nbd+unix:///copy?socket=${encodeURIComponent(socketPath)}`;
-  const copy = unaligned(stack.use(await connectNbd(uri, { reconnect: false, signal: options.signal })));
-  return await compareMarked({ disk, copy, marks: disk.device.marks }, options);
+  await work(unaligned(stack.use(await connectNbd(uri, { reconnect: false, signal }))));
 }
 
 /** Whether we may read the copy at all: without root it belongs to QEMU's user, when that is another. */
@@ -70,12 +84,13 @@ export async function canVerify({ target }: MovingDisk): Promise<boolean> {
 interface Comparison {
   readonly disk: MovingDisk;
   readonly copy: BlockDevice;
-  readonly marks: WriteMarks | undefined;
+  /** Receives what differs and has no mark. */
+  readonly suspects: Range[];
 }
 
-async function compareMarked({ disk, copy, marks }: Comparison, options: VerifyOptions): Promise<Verified> {
+/** Settles with the bytes that differ and have a mark. */
+async function compareMarked({ disk, copy, suspects }: Comparison, options: VerifyOptions): Promise<number> {
   const source = unaligned(disk.device);
-  const suspects: Range[] = [];
   let busyBytes = 0;
   let doneBytes = 0;
 
@@ -94,31 +109,33 @@ async function compareMarked({ disk, copy, marks }: Comparison, options: VerifyO
       const buffers = pairOfBuffers(REQUEST_BYTES);
       return async (request) => {
         for (const range of await differences(source, copy, { request, buffers })) {
-          if (marks?.has(range) === true) busyBytes += range.length;
+          if (disk.device.marks?.has(range) === true) busyBytes += range.length;
           else suspects.push(range);
         }
         options.onProgress((doneBytes += request.length));
       };
     },
   });
-  for (const range of suspects) if (await isBusy(range, { source, copy, marks })) busyBytes += range.length;
-  return { equalBytes: disk.device.sizeBytes - busyBytes, busyBytes };
+  return busyBytes;
 }
 
-/** Looks at a place again until it is equal, or marked (true). @throws ApplianceError MIGRATION_FAILED */
-async function isBusy(
-  range: Range,
-  { source, copy, marks }: { source: BlockDevice; copy: BlockDevice; marks: WriteMarks | undefined },
-): Promise<boolean> {
+/** Looks at a place again until it is equal, or marked (true). @throws ApplianceError MIGRATION_FAILED, as `verifyCopy` */
+async function isBusy(disk: MovingDisk, range: Range, options: VerifyOptions): Promise<boolean> {
+  const source = unaligned(disk.device);
   const buffers = pairOfBuffers(range.length);
   for (let tries = 0; tries < RETRIES; tries++) {
-    await delay(RETRY_MS);
-    const found = await differences(source, copy, { request: range, buffers });
-    if (found.length === 0) return false;
-    if (marks?.has(range) === true) return true;
+    await delay(RETRY_MS, undefined, { signal: options.signal }).catch(() => undefined);
+    throwIfAborted(options.signal);
+    let isEqual = false;
+    await withCopy(disk, options, async (copy) => {
+      isEqual = (await differences(source, copy, { request: range, buffers })).length === 0;
+    });
+    if (isEqual) return false;
+    if (disk.device.marks?.has(range) === true) return true;
   }
+  const [mine, theirs] = buffers;
   throw new ApplianceError('MIGRATION_FAILED', `the copy differs from the disk at ${range.offset}`, {
-    details: { ...range },
+    details: { ...range, isDiskZero: !mine.some(Boolean), isCopyZero: !theirs.some(Boolean) },
     hint: 'The machine goes on running from the appliance. Look at the memory and the storage of this host.',
   });
 }
