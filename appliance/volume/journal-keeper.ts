@@ -125,6 +125,9 @@ export class JournalKeeper {
 
   private async sealFolded(): Promise<void> {
     const raw = this.journal.parts.all.filter((part) => part instanceof RawPart);
+    const [oldest] = raw;
+    // A log that was just opened has flushed nothing yet.
+    if (oldest !== undefined && this.isFolded(oldest) && !this.isDurable(oldest)) await this.journal.log.flush();
     const ready = raw.slice(
       0,
       countWhile(raw, (part) => this.isReady(part)),
@@ -139,9 +142,17 @@ export class JournalKeeper {
   }
 
   private isReady(part: RawPart): boolean {
+    return this.isFolded(part) && this.isDurable(part);
+  }
+
+  /** Full, and held by a recovery point. */
+  private isFolded(part: RawPart): boolean {
     const { log, history } = this.journal;
-    const folded = history.lastFold?.sequence ?? 0;
-    return part.number !== log.openSegment && part.lastSequence <= Math.min(folded, log.durableSequence);
+    return part.number !== log.openSegment && part.lastSequence <= (history.lastFold?.sequence ?? 0);
+  }
+
+  private isDurable(part: RawPart): boolean {
+    return part.lastSequence <= this.journal.log.durableSequence;
   }
 
   /** Segments that never got a record stay behind after crashes. */

@@ -179,6 +179,22 @@ test('a fold drops the index and changes the base in one turn', async (t) => {
   assert.ok((await readRange(device, { offset: 0, length: 1000 })).equals(expected));
 });
 
+test('what a killed process had folded and not sealed is sealed by the next one, though it writes nothing', async (t) => {
+  const fileSystem = new CrashingFileSystem();
+  const setup = { ...setupOf(), segmentBytes: 60_000, startSealing: () => new InlineSealing() };
+  const journal = await openJournal({ ...setup, fileSystem });
+  await journal.beginStretch('writes');
+  for (let write = 0; write < 40; write++) await journal.append({ disk: 0, offset: 0, data: Buffer.alloc(6_000) });
+  let survivor = fileSystem;
+  await journal.folded({ pointId: '00112233445566aa', sequence: journal.newest.sequence }, () => {
+    survivor = fileSystem.survivingProcess();
+  });
+  const next = t.use(await openJournal({ ...setup, fileSystem: survivor }));
+  await next.maintain();
+  const names = (await survivor.readDirectory('/journal')).map(({ name }) => name);
+  assert.ok(names.filter((name) => name.endsWith('.sealed')).length > 2, names.join(' '));
+});
+
 for (const key of [null, KEY]) {
   const how = key === null ? 'plain' : 'encrypted';
 
