@@ -9,6 +9,7 @@ import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance
 import { DiskServer } from '../support/disk-server.ts';
 import { Dice } from '../support/point-model.ts';
 import { MOUNT_REQUIREMENTS, SmallFileSystem } from '../support/small-file-system.ts';
+import { stopProcess } from '../support/stop-process.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
@@ -127,7 +128,7 @@ test('the disk of the state directory is full in mid-backup: no half point, and 
   await renew();
   const running = appliance.start(...backupWords, '--json');
   await appliance.untilStaged(running, MIB);
-  running.kill('SIGSTOP');
+  await stopProcess(running.pid);
   await room.fill();
   running.kill('SIGCONT');
   const { exitCode, stdout } = await running.result;

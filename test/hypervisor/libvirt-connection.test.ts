@@ -10,6 +10,7 @@ import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { runProcess } from '../support/run-process.ts';
+import { stopProcess } from '../support/stop-process.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
@@ -86,7 +87,7 @@ test('a daemon that hangs blocks no other work, and waiting for it ends with TIM
   const connection = t.use(await LibvirtConnection.open(libvirt.uri, { keepAlive: { intervalSeconds: 1, count: 2 } }));
   const pid = libvirt.pid ?? 0;
   const delay = monitorEventLoopDelay({ resolution: 5 });
-  process.kill(pid, 'SIGSTOP');
+  await stopProcess(pid);
   try {
     delay.enable();
     const first = connection.domains({ timeoutMs: 500 });
@@ -177,7 +178,7 @@ test('closing a connection whose daemon hangs takes five seconds and not more', 
   const libvirt = t.use(await PrivateLibvirt.start());
   const connection = await LibvirtConnection.open(libvirt.uri, { keepAlive: { intervalSeconds: 7, count: 1 } });
   const pid = libvirt.pid ?? 0;
-  process.kill(pid, 'SIGSTOP');
+  await stopProcess(pid);
   try {
     const call = connection.domains();
     call.catch(() => undefined);

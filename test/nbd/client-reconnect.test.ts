@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises';
 import { connectNbd } from '../../appliance/nbd/client/connect.ts';
 import type { NbdClientOptions } from '../../appliance/nbd/client/options.ts';
 import { CHUNK, CMD, FLAG, NBD_ERRNO } from '../../appliance/nbd/protocol.ts';
+import { stopProcess } from '../support/stop-process.ts';
 import { suite } from '../support/suite.ts';
 import {
   answerWell,
@@ -193,10 +194,11 @@ test('a request without an answer is TIMED_OUT; others of the connection are rep
       if (c.number > 1) answerWell(c, r);
     },
   });
-  const device = t.use(await connectNbd(server.uri, { ...QUICK, requestTimeoutMs: 100 }));
+  const device = t.use(await connectNbd(server.uri, { ...QUICK, requestTimeoutMs: 1_200 }));
   const hung = device.read(0, Buffer.alloc(512));
   const hungRejected = rejects(hung, 'TIMED_OUT');
-  await new Promise((resolve) => setTimeout(resolve, 60));
+  // Late enough that the other one is far from its own limit, also on a machine that stands still for a second.
+  await new Promise((resolve) => setTimeout(resolve, 1_100));
   const into = Buffer.alloc(512);
   const other = device.read(512, into);
   await hungRejected;
@@ -318,7 +320,7 @@ test(
   async (t) => {
     const server = await startNbdkit(t, ['memory', '1M']);
     const device = await connectNbd(server.uri(), { reconnect: false, requestTimeoutMs: 200 });
-    server.kill('SIGSTOP');
+    await stopProcess(server.child.pid);
     const rejected = rejects(device.read(0, Buffer.alloc(512)), 'TIMED_OUT');
     await turns(1);
     await device.close();

@@ -12,6 +12,7 @@ import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance-process.ts';
 import type { LiveProcess } from '../support/live-process.ts';
 import { definePlainMachine, type LibvirtRig, startLibvirt } from '../support/machines.ts';
+import { stopProcess } from '../support/stop-process.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
 const execute = promisify(execFile);
@@ -72,7 +73,7 @@ export class Scene {
   async halfBackup(): Promise<LiveProcess> {
     const running = this.appliance.start(...this.backupWords, '--json');
     await this.appliance.untilStaged(running, 2 * MIB);
-    running.kill('SIGSTOP');
+    await stopProcess(running.pid);
     assert.ok((await this.appliance.stagedBytes()) < NOISE_MIB * MIB, 'the backup is not done yet');
     return running;
   }

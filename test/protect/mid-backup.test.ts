@@ -10,6 +10,7 @@ import type { BackupReport } from '../../appliance/api/operations.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance-process.ts';
 import { GUEST_REQUIREMENTS, LIBVIRT_REQUIREMENTS, startGuest, startLibvirt } from '../support/machines.ts';
+import { stopProcess } from '../support/stop-process.ts';
 import { suite } from '../support/suite.ts';
 import { DISK_BYTES, Scene } from './mid-backup-scene.ts';
 
@@ -80,7 +81,7 @@ test(
     assert.equal(write.status, 0, write.output);
     const running = appliance.start(...words);
     await appliance.untilStaged(running, MIB);
-    running.kill('SIGSTOP');
+    await stopProcess(running.pid);
     const becomes = async (state: string): Promise<void> => {
       while ((await domain.state()).state !== state) await delay(50);
     };

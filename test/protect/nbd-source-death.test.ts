@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { BackupReport } from '../../appliance/api/operations.ts';
 import { ApplianceProcess, assertSameBytes, errorOf, untilThere } from '../support/appliance-process.ts';
 import { LiveProcess } from '../support/live-process.ts';
+import { stopProcess } from '../support/stop-process.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
@@ -40,7 +41,7 @@ for (const name of ['qemu-nbd', 'nbdkit'] as const) {
       const server = await serve(t, name, socket, disk);
       const running = appliance.start('backup', uri, '--name', 'mail', '--json');
       await appliance.untilStaged(running, 2 * MIB);
-      running.kill('SIGSTOP');
+      await stopProcess(running.pid);
       assert.ok((await appliance.stagedBytes()) < first.length);
       server.kill('SIGKILL');
       await server.result;
