@@ -90,7 +90,10 @@ export class PointStorage implements SessionStorage, Disposable {
     for (const point of fits.sort(byPlace).reverse()) {
       const adopt = await this.#hold(point);
       if (adopt === undefined) continue;
-      adopt();
+      const { sequence } = point.journal;
+      // The process died between the two: what comes now is written over this point, and no older one is its base.
+      if (sequence > journal.foldedSequence) await journal.folded({ pointId: point.id, sequence }, adopt);
+      else adopt();
       return true;
     }
     return false;

@@ -10,6 +10,7 @@ import { PointStorage } from '../../../appliance/protect/continuous/point-storag
 import type { SessionDisk } from '../../../appliance/protect/continuous/ports.ts';
 import type { PointDisk, RecoveryPoint } from '../../../appliance/repository/manifest.ts';
 import { Journal } from '../../../appliance/volume/journal.ts';
+import { layeredDevice } from '../../../appliance/volume/logged-device.ts';
 import { PointDevice } from '../../../appliance/volume/point-device.ts';
 import { patterned, readAll } from '../../block/conformance.ts';
 import { randomSource } from '../../support/crashing-file-system.ts';
@@ -192,4 +193,64 @@ test('a base that was deleted is no base, and a backup with other disks than ask
   using storage = new PointStorage({ repository, catalog, clock: systemClock, machineId: MACHINE, journal, sources });
   assert.equal(await storage.hasBase(wanted(scene)), false);
   await rejectsWith(storage.makeBase([sessionDisk('vdc')], none), 'SOURCE_CHANGED');
+});
+
+test('a base whose process died before the journal knew it is the base of the moments that follow, and no older one', async (t) => {
+  const scene = await makeScene(t);
+  await scene.storage.makeBase(wanted(scene), none);
+  await scene.journal.beginStretch('writes');
+  await scene.journal.append({ disk: scene.storage.logDiskOf('vda'), offset: 0, data: Buffer.from('mirrored') });
+  await scene.journal.endStretch('the connection of vda was cut');
+  scene.disks[0]?.content.write('mirrored, and what came in the gap');
+  // The point is made, and the process dies before the journal is told.
+  const { repository, catalog } = scene.fixture;
+  const { sources, journal } = scene;
+  const dying = {
+    ...sources,
+    backUp: async (...args: Parameters<PointSources['backUp']>): Promise<RecoveryPoint> => {
+      await sources.backUp(...args);
+      throw new Error('killed');
+    },
+  };
+  using killed = new PointStorage({
+    repository,
+    catalog,
+    clock: systemClock,
+    machineId: MACHINE,
+    journal,
+    sources: dying,
+  });
+  await assert.rejects(killed.makeBase(wanted(scene), none), /killed/);
+  await journal.close();
+
+  const next = await openJournal(t, scene.directory);
+  using storage = new PointStorage({
+    repository,
+    catalog,
+    clock: systemClock,
+    machineId: MACHINE,
+    journal: next,
+    sources,
+  });
+  assert.ok(await storage.hasBase(wanted(scene)));
+  for (const { disk, content } of scene.disks) assert.ok((await readAll(storage.volume(disk.name))).equals(content));
+  await next.beginStretch('writes');
+  const { sequence } = await next.append({ disk: storage.logDiskOf('vdb'), offset: 0, data: Buffer.from('later') });
+  scene.disks[1]?.content.write('later');
+  const fold = next.folds.findLast((one) => one.sequence <= sequence);
+  assert.equal(fold?.pointId, storage.base?.id);
+  const base = (await catalog.points()).find(({ id }) => id === fold?.pointId);
+  assert.ok(base?.journal !== undefined);
+  await using layer = await next.openView(base.journal.sequence, sequence);
+  for (const [index, disk] of base.disks.entries()) {
+    const root = keyFromHex(disk.root);
+    const point = new PointDevice({
+      reader: repository.reader,
+      chunkBytes: repository.chunkBytes,
+      root,
+      sizeBytes: SIZE,
+    });
+    const device = layeredDevice({ base: point, layer, disk: base.journal.disks[disk.name] ?? -1 });
+    assert.ok((await readAll(device)).equals(scene.disks[index]?.content ?? Buffer.alloc(0)), disk.name);
+  }
 });
