@@ -67,6 +67,8 @@ export class PointStorage implements SessionStorage, Disposable {
   readonly #parts: PointStorageParts;
   #base: JournalPoint | undefined;
   #held: Disposable | undefined;
+  /** What looks for a base, or makes one, ends before the next begins. Never rejects. */
+  #lastBase: Promise<unknown> = Promise.resolve();
   readonly #volumes = new Map<string, BlockDevice>();
 
   constructor(parts: PointStorageParts) {
@@ -78,7 +80,15 @@ export class PointStorage implements SessionStorage, Disposable {
     return this.#base;
   }
 
-  async hasBase(disks: readonly SessionDisk[]): Promise<boolean> {
+  hasBase(disks: readonly SessionDisk[]): Promise<boolean> {
+    return this.#alone(() => this.#findBase(disks));
+  }
+
+  makeBase(disks: readonly SessionDisk[], signal: AbortSignal): Promise<RecoveryPoint> {
+    return this.#alone(() => this.#makeBase(disks, signal));
+  }
+
+  async #findBase(disks: readonly SessionDisk[]): Promise<boolean> {
     if (this.#base !== undefined && hasDisks(this.#base, disks)) return true;
     const { journal } = this.#parts;
     const fits = (await this.#journalPoints()).filter(
@@ -99,7 +109,7 @@ export class PointStorage implements SessionStorage, Disposable {
     return false;
   }
 
-  async makeBase(disks: readonly SessionDisk[], signal: AbortSignal): Promise<RecoveryPoint> {
+  async #makeBase(disks: readonly SessionDisk[], signal: AbortSignal): Promise<RecoveryPoint> {
     const { journal, sources } = this.#parts;
     const numbers = numbering(await this.#journalPoints());
     // A place of its own: the state that is saved now is later than that of any record before.
@@ -147,7 +157,11 @@ export class PointStorage implements SessionStorage, Disposable {
     return volume;
   }
 
-  async fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined> {
+  fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined> {
+    return this.#alone(() => this.#fold(upTo, reason, signal));
+  }
+
+  async #fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined> {
     const { repository, catalog, clock, journal, sources } = this.#parts;
     const base = this.#base;
     if (base === undefined || upTo.sequence <= base.journal.sequence) return undefined;
@@ -207,6 +221,13 @@ export class PointStorage implements SessionStorage, Disposable {
   [Symbol.dispose](): void {
     this.#held?.[Symbol.dispose]();
     this.#held = undefined;
+  }
+
+  /** Bases follow one another in the journal: two that were made at once could not. */
+  #alone<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#lastBase.then(work);
+    this.#lastBase = done.catch(() => undefined);
+    return done;
   }
 
   async #copyChanges(disk: BackupSource['disks'][number], signal: AbortSignal): Promise<number> {

@@ -127,7 +127,8 @@ export class ContinuousSession implements AsyncDisposable {
     if (state !== 'protected' && last === undefined) {
       throw noState(why);
     }
-    await this.#folding;
+    // Its failure was told to whoever asked for it.
+    await this.#folding?.catch(() => undefined);
     return this.#fold(last ?? (await this.#momentNow()), reason);
   }
 
@@ -360,9 +361,10 @@ export class ContinuousSession implements AsyncDisposable {
   async #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
     const { storage, clock, journal } = this.#parts;
     this.#lastFoldElapsedMs = clock.elapsedMs();
-    this.#folding = storage.fold(upTo, reason, new AbortController().signal);
+    const folding = storage.fold(upTo, reason, new AbortController().signal);
+    this.#folding = folding;
     try {
-      const point = await this.#folding;
+      const point = await folding;
       this.#lastFoldSequence = upTo.sequence;
       this.#lastFoldBytes = journal.sizeBytes;
       this.#foldProblem = null;
@@ -372,7 +374,7 @@ export class ContinuousSession implements AsyncDisposable {
       this.#foldProblem = toError(error).message;
       throw error;
     } finally {
-      this.#folding = undefined;
+      if (this.#folding === folding) this.#folding = undefined;
     }
   }
 

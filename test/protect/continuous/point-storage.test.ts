@@ -7,7 +7,7 @@ import { keyFromHex } from '../../../appliance/core/content-id.ts';
 import { parseMachineId } from '../../../appliance/core/ids.ts';
 import type { PointSources } from '../../../appliance/protect/continuous/point-storage.ts';
 import { PointStorage } from '../../../appliance/protect/continuous/point-storage.ts';
-import type { SessionDisk } from '../../../appliance/protect/continuous/ports.ts';
+import type { SessionDisk, SessionMoment } from '../../../appliance/protect/continuous/ports.ts';
 import type { PointDisk, RecoveryPoint } from '../../../appliance/repository/manifest.ts';
 import { Journal } from '../../../appliance/volume/journal.ts';
 import { layeredDevice } from '../../../appliance/volume/logged-device.ts';
@@ -253,4 +253,28 @@ test('a base whose process died before the journal knew it is the base of the mo
     const device = layeredDevice({ base: point, layer, disk: base.journal.disks[disk.name] ?? -1 });
     assert.ok((await readAll(device)).equals(scene.disks[index]?.content ?? Buffer.alloc(0)), disk.name);
   }
+});
+
+test('two folds at once, and a fold while a base is made, come one after the other', async (t) => {
+  const scene = await makeScene(t);
+  const { journal, storage } = scene;
+  await storage.makeBase(wanted(scene), none);
+  await journal.beginStretch('writes');
+  const write = async (text: string): Promise<SessionMoment> => {
+    await journal.append({ disk: storage.logDiskOf('vda'), offset: 0, data: Buffer.from(text) });
+    scene.disks[0]?.content.write(text);
+    return journal.newest;
+  };
+  const [first, second] = [await write('first'), await write('second')];
+  const made = await Promise.all([storage.fold(second, 'newer', none), storage.fold(first, 'older', none)]);
+  assert.deepEqual(
+    made.map((point) => point?.journal?.sequence),
+    [second.sequence, undefined],
+  );
+  const third = await write('third');
+  await journal.endStretch('the disks changed');
+  const [base, late] = await Promise.all([storage.makeBase(wanted(scene), none), storage.fold(third, 'late', none)]);
+  assert.equal(late, undefined, 'the base has all of it');
+  assert.deepEqual([storage.base?.id, journal.lastFold?.pointId], [base.id, base.id]);
+  for (const { disk, content } of scene.disks) assert.ok((await readAll(storage.volume(disk.name))).equals(content));
 });
