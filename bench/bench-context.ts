@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
-import { systemClock } from '../appliance/core/clock.ts';
-import { ApplianceError } from '../appliance/core/errors.ts';
 import { run } from '../lab/run.ts';
+import { BenchRun } from './bench-run.ts';
 import { type DiskInput, sparseDisk } from './disk-input.ts';
-import { canRun, measureProcess, type ProcessFigures } from './measured-process.ts';
+import { measureProcess } from './measured-process.ts';
 import type { BenchOptions } from './options.ts';
-import type { ProbeReport } from './probe.ts';
 import { serveRaw } from './server-process.ts';
-import { UnderstudyCommand } from './understudy-command.ts';
 import type { Workspace } from './workspace.ts';
 
 /** The huge disk of the rows that need one, and the share of data in it: 1 GiB for an input of 8 GiB. */
@@ -18,27 +15,12 @@ const SPARSE_DATA_SHARE = 1 / 8;
 /** Of the machine's memory, when the rest is filled before a run. */
 const LEFT_FREE_BYTES: number = 512 * 1024 ** 2;
 
-/** What one process of ours used of the machine, by the probe. */
-export interface Usage {
-  readonly row: string;
-  readonly peakRssBytes: number;
-  readonly maxDelayMs: number | undefined;
-  /** The longest delays, and when after the start of the process. */
-  readonly longest: ProbeReport['longest'];
-}
-
-/** What the rows share: options, input, our commands, and results that one row leaves for another. */
-export class BenchContext {
+/** What the rows of the benchmark share: options, input, and results that one row leaves for another. */
+export class BenchContext extends BenchRun {
   readonly options: BenchOptions;
-  readonly workspace: Workspace;
   readonly input: DiskInput;
-  readonly understudy: UnderstudyCommand;
-  readonly usages: Usage[] = [];
   /** Wall times of our first backups of the input disk, in seconds. */
   readonly firstBackups: number[] = [];
-  readonly #beganMs = systemClock.elapsedMs();
-  readonly #present = new Map<string, boolean>();
-  #isInterrupted = false;
   #fillers = 0;
   #fullState: Promise<string> | undefined;
   #compressedImage: Promise<string> | undefined;
@@ -46,37 +28,9 @@ export class BenchContext {
   #largeState: Promise<string> | undefined;
 
   constructor(options: BenchOptions, workspace: Workspace, input: DiskInput) {
+    super(workspace);
     this.options = options;
-    this.workspace = workspace;
     this.input = input;
-    this.understudy = new UnderstudyCommand(workspace);
-  }
-
-  /** Ctrl-C also ends the program that runs just now; everything that is open is cleaned up on the way out. */
-  interrupt(): void {
-    this.#isInterrupted = true;
-  }
-
-  /** Tells what comes next. @throws ApplianceError ABORTED when the benchmark was interrupted meanwhile */
-  say(sentence: string): void {
-    if (this.#isInterrupted) throw new ApplianceError('ABORTED', 'the benchmark was interrupted');
-    const seconds = (systemClock.elapsedMs() - this.#beganMs) / 1000;
-    process.stderr.write(`${seconds.toFixed(0).padStart(5)} s  ${sentence}\n`);
-  }
-
-  async has(command: string): Promise<boolean> {
-    const known = this.#present.get(command);
-    if (known !== undefined) return known;
-    const isPresent = await canRun(command, command === 'restic' ? ['version'] : ['--version']);
-    this.#present.set(command, isPresent);
-    return isPresent;
-  }
-
-  /** Notes what a process of ours used. */
-  use(row: string, by: ProcessFigures | ProbeReport | undefined): void {
-    const probe = by !== undefined && 'probe' in by ? by.probe : by;
-    if (probe === undefined) return;
-    this.usages.push({ row, peakRssBytes: probe.peakRssBytes, maxDelayMs: probe.maxDelayMs, longest: probe.longest });
   }
 
   /**

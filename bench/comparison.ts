@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { median } from './statistics.ts';
 
-export type Unit = 's' | 'ms' | 'MiB' | 'IOPS' | 'MiB/s';
+export type Unit = 's' | 'ms' | 'µs' | 'MiB' | 'IOPS' | 'MiB/s' | 'writes' | 'moments';
 
 /** What one contender did, run after run. */
 export interface Series {
@@ -12,7 +12,7 @@ export interface Series {
 /** What is to be reached: a bound of ours ÷ other, or of our figure itself. */
 export type Target =
   | { readonly kind: 'ratio at most' | 'ratio at least'; readonly limit: number }
-  | { readonly kind: 'at most'; readonly limit: number }
+  | { readonly kind: 'at most' | 'at least'; readonly limit: number }
   | { readonly kind: 'none' };
 
 export type Verdict = 'PASS' | 'MISS' | 'peer missing' | 'not measured' | '–';
@@ -49,6 +49,8 @@ export function verdictOf(comparison: Comparison): Verdict {
       return ratio !== undefined && ratio >= target.limit ? 'PASS' : 'MISS';
     case 'at most':
       return median(ours.samples) <= target.limit ? 'PASS' : 'MISS';
+    case 'at least':
+      return median(ours.samples) >= target.limit ? 'PASS' : 'MISS';
     case 'none':
       return '–';
   }
@@ -62,6 +64,8 @@ export function targetText(target: Target, unit: Unit): string {
       return `≥ ${target.limit} ×`;
     case 'at most':
       return `≤ ${target.limit} ${unit}`;
+    case 'at least':
+      return `≥ ${target.limit} ${unit}`;
     case 'none':
       return '–';
   }

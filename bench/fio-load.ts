@@ -5,10 +5,10 @@ import { measureProcess } from './measured-process.ts';
 
 export interface FioLoad {
   readonly uri: string;
-  readonly pattern: 'randread' | 'read';
+  readonly pattern: 'randread' | 'read' | 'randwrite';
   readonly blockBytes: number;
   readonly depth: number;
-  /** The part of the disk that is read. */
+  /** The part of the disk that is read or written. */
   readonly offset: number;
   readonly size: number;
   readonly seconds: number;
@@ -25,21 +25,20 @@ export interface FioFigures {
   readonly p99Us: number;
 }
 
+interface FioDirection {
+  readonly iops: number;
+  readonly bw_bytes: number;
+  readonly clat_ns: { readonly percentile?: Readonly<Record<string, number>> };
+}
+
 interface FioReport {
-  readonly jobs: readonly {
-    readonly error: number;
-    readonly read: {
-      readonly iops: number;
-      readonly bw_bytes: number;
-      readonly clat_ns: { readonly percentile?: Readonly<Record<string, number>> };
-    };
-  }[];
+  readonly jobs: readonly { readonly error: number; readonly read: FioDirection; readonly write: FioDirection }[];
 }
 
 /** Not counted at the start of a load of fixed duration: both sides get going. */
 const RAMP_SECONDS = 1;
 
-/** One load of reads on an NBD export, by fio's own NBD engine. @throws ApplianceError TOOL_FAILED */
+/** One load of reads or writes on an NBD export, by fio's own NBD engine. @throws ApplianceError TOOL_FAILED */
 export async function runFio(load: FioLoad): Promise<FioFigures> {
   const args = [
     '--name=load',
@@ -51,12 +50,12 @@ export async function runFio(load: FioLoad): Promise<FioFigures> {
     `--offset=${load.offset}`,
     `--size=${load.size}`,
     `--runtime=${load.seconds}`,
-    '--readonly',
     '--norandommap',
     '--randrepeat=1',
     `--output=${load.reportPath}`,
     '--output-format=json',
   ];
+  if (load.pattern !== 'randwrite') args.push('--readonly');
   if (load.isTimeBased) args.push('--time_based', `--ramp_time=${RAMP_SECONDS}`);
   await measureProcess('fio', args);
   const text = await readFile(load.reportPath, 'utf8');
@@ -65,9 +64,10 @@ export async function runFio(load: FioLoad): Promise<FioFigures> {
   const report = JSON.parse(text.slice(text.indexOf('{'))) as FioReport;
   const [job] = report.jobs;
   if (job === undefined || job.error !== 0) throw new ApplianceError('TOOL_FAILED', `fio failed on ${load.uri}`);
+  const direction = load.pattern === 'randwrite' ? job.write : job.read;
   return {
-    iops: job.read.iops,
-    mibPerSecond: job.read.bw_bytes / 2 ** 20,
-    p99Us: (job.read.clat_ns.percentile?.['99.000000'] ?? Number.NaN) / 1000,
+    iops: direction.iops,
+    mibPerSecond: direction.bw_bytes / 2 ** 20,
+    p99Us: (direction.clat_ns.percentile?.['99.000000'] ?? Number.NaN) / 1000,
   };
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Usage } from './bench-context.ts';
+import type { Usage } from './bench-run.ts';
 import { type Comparison, ratioOf, targetText, type Unit, verdictOf } from './comparison.ts';
 import type { DiskContents, DiskInput } from './disk-input.ts';
 import type { MachineFacts } from './machine.ts';
@@ -10,7 +10,8 @@ export interface BenchReport {
   readonly startedAt: string;
   readonly durationSeconds: number;
   readonly machine: MachineFacts;
-  readonly input: DiskInput;
+  /** Undefined for programs without an input disk. */
+  readonly input: DiskInput | undefined;
   readonly rounds: number;
   readonly comparisons: readonly Comparison[];
   /** Of every process of ours. */
@@ -63,15 +64,13 @@ export function markdownReport(report: BenchReport): string {
   return lines.join('\n');
 }
 
-const BEGIN = '<!-- bench:begin -->';
-const END = '<!-- bench:end -->';
-
-/** A page with the report between its two marks, or, of a page without them, the report alone. */
-export function intoPage(page: string, markdown: string): string {
-  const begin = page.indexOf(BEGIN);
-  const end = page.indexOf(END);
+/** A page with the report between the two marks of a program, or, of a page without them, the report alone. */
+export function intoPage(page: string, markdown: string, mark: string): string {
+  const opening = `<!-- ${mark}:begin -->`;
+  const begin = page.indexOf(opening);
+  const end = page.indexOf(`<!-- ${mark}:end -->`);
   if (begin < 0 || end < begin) return markdown;
-  return `${page.slice(0, begin + BEGIN.length)}\n${markdown.trimEnd()}\n${page.slice(end)}`;
+  return `${page.slice(0, begin + opening.length)}\n${markdown.trimEnd()}\n${page.slice(end)}`;
 }
 
 function headLines({ machine, input, rounds, command, startedAt, durationSeconds }: BenchReport): string[] {
@@ -79,7 +78,7 @@ function headLines({ machine, input, rounds, command, startedAt, durationSeconds
     `\`${command}\`, ${startedAt.slice(0, 10)}, ${(durationSeconds / 60).toFixed(0)} minutes; ${rounds} rounds, contenders interleaved`,
     `${machine.cores} cores (${machine.model}), ${machine.memoryGib} GiB memory, ${machine.distribution}, kernel ${machine.kernel}; load average ${machine.loadAtStart.toFixed(1)} at the start`,
     `Node ${machine.node}; ${machine.peers.join('; ')}`,
-    `Input: ${describe(input)}`,
+    ...(input === undefined ? [] : [`Input: ${describe(input)}`]),
   ];
 }
 
@@ -101,7 +100,7 @@ function gib(bytes: number): string {
 /** Median, and the smallest where it says more. */
 function cell(samples: readonly number[], unit: Unit): string {
   if (samples.length === 0) return '';
-  if (samples.length === 1) return `${number(median(samples))} ${unit}`;
+  if (samples.length === 1) return `${number(median(samples))} ${unit}`.trimEnd();
   return `${number(median(samples))} ${unit} (${number(Math.min(...samples))})`;
 }
 
@@ -112,6 +111,7 @@ function series(samples: readonly number[], unit: Unit): string {
 }
 
 function number(value: number): string {
+  if (Number.isInteger(value)) return String(value);
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
   return value.toFixed(digits);
 }

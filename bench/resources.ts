@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Usage } from './bench-context.ts';
+import type { Usage } from './bench-run.ts';
 import type { Comparison } from './comparison.ts';
 
 const MIB: number = 1024 ** 2;
