@@ -11,6 +11,7 @@ import type { ChunkWriter, ChunkWriterStats } from '../repository/chunk-writer.t
 import { FORMAT_VERSION } from '../repository/format.ts';
 import type { PointAttachment, PointDisk, PointJournal, PointKind, RecoveryPoint } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
+import { storedSince } from '../repository/stored-since.ts';
 import { type IngestResult, ingest } from '../volume/ingest.ts';
 import { differingBytes } from './differing-bytes.ts';
 import { UnchangedSample } from './sample.ts';
@@ -97,7 +98,7 @@ async function backUpDisk(input: BackupRunInput, writer: ChunkWriter, disk: Sour
     kind: 'incremental',
     reason: disk.reason,
     changedBytes: result.coveredBytes,
-    stored: since(stats, writer.stats),
+    stored: storedSince(stats, writer.stats),
   });
 }
 
@@ -138,7 +139,7 @@ async function fullDisk(input: BackupRunInput, writer: ChunkWriter, full: FullDi
     kind: full.kind,
     reason: full.reason,
     changedBytes,
-    stored: since(full.stats, writer.stats),
+    stored: storedSince(full.stats, writer.stats),
   });
 }
 
@@ -160,10 +161,6 @@ function pointDisk(chunkBytes: number, disk: SourceDisk, result: IngestResult, o
     reason: outcome.reason,
     stats: { changedBytes: outcome.changedBytes, readBytes: result.readBytes, ...outcome.stored },
   };
-}
-
-export function since(before: ChunkWriterStats, now: ChunkWriterStats): { newChunkBytes: number; storedBytes: number } {
-  return { newChunkBytes: now.newChunkBytes - before.newChunkBytes, storedBytes: now.storedBytes - before.storedBytes };
 }
 
 function describe(

@@ -38,6 +38,11 @@ export interface JournalOptions {
   readonly windowBytes?: number;
   /** What seals segments; default: a thread for each run. */
   readonly startSealing?: () => Sealing;
+  /**
+   * A stretch that was open goes on, because nothing that the guest was told is complete can be missing. Default: it ended
+   * with the last whole record.
+   */
+  readonly goesOn?: boolean;
 }
 
 /** A wish for a moment, in one of the ways in which people name one. */
@@ -87,7 +92,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /**
    * Opens the journal in `directory`, which is created when missing, after whatever happened to its last user: a torn tail
-   * is cut, and a stretch without an end ends with the last whole record. Reads every byte that is not sealed once.
+   * is cut, and a stretch without an end ends with the last whole record (unless it `goesOn`). Reads every byte that is not
+   * sealed once.
    *
    * @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, BAD_ARGUMENT, NO_SPACE, IO_FAILED
    */
@@ -117,10 +123,10 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
       cache,
       startSealing: options.startSealing,
     };
-    return new Journal(log, content, keeping);
+    return new Journal(log, content, keeping, options.goesOn === true);
   }
 
-  private constructor(log: WriteLog, content: JournalContent, keeping: KeeperOptions) {
+  private constructor(log: WriteLog, content: JournalContent, keeping: KeeperOptions, goesOn: boolean) {
     const { parts, history } = content;
     this.log = log;
     this.clock = keeping.clock;
@@ -129,7 +135,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     this.history = history;
     forgetExpired(parts, history);
     this.keeper = new JournalKeeper(keeping, { log, parts, history });
-    if (history.openStretch !== undefined) this.owe('interrupted');
+    if (goesOn) this.isStretchAsked = history.openStretch !== undefined;
+    else if (history.openStretch !== undefined) this.owe('interrupted');
     this.dropFolded();
     this.maintenance = setInterval(() => this.maintainInBackground(), MAINTENANCE_MS).unref();
   }

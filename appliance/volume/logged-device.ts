@@ -124,23 +124,22 @@ class LoggedDevice implements BlockDevice {
     if (length > 0 && this.base.features.canCache) await this.base.cache({ offset: range.offset, length });
   }
 
-  /** The log's records over the base's extents; stops where the base's first answer stops. */
+  /**
+   * The log's records over the base's extents; stops where the base's first answer stops. The records are looked up first:
+   * a fold may come in between, and what leaves the index then is in the base that is asked afterwards.
+   */
   async extents(range: Range): Promise<Extent[]> {
-    const beneath = await this.baseExtents(range);
-    const end = endOf(beneath.at(-1) ?? range);
+    const slices = this.firstSlices(range);
+    const looked = { offset: range.offset, length: endOf(slices.at(-1) ?? range) - range.offset };
+    const beneath = await this.baseExtents(looked);
+    const end = endOf(beneath.at(-1) ?? looked);
     const merged: Extent[] = [];
     let index = 0;
-    for (const slice of this.layer.sliceIterator({
-      disk: this.disk,
-      offset: range.offset,
-      length: end - range.offset,
-    })) {
-      if (merged.length >= MAX_EXTENTS_PER_QUERY - 1) break;
-      if (slice.value !== undefined) {
-        appendExtent(merged, { ...rangeOf(slice), kind: isZeroes(slice.value) ? 'hole' : 'data' });
-        continue;
-      }
-      index = appendClipped(merged, beneath, { from: index, range: slice });
+    for (const slice of slices) {
+      if (merged.length >= MAX_EXTENTS_PER_QUERY - 1 || slice.offset >= end) break;
+      const part = { offset: slice.offset, length: Math.min(endOf(slice), end) - slice.offset };
+      if (slice.value !== undefined) appendExtent(merged, { ...part, kind: isZeroes(slice.value) ? 'hole' : 'data' });
+      else index = appendClipped(merged, beneath, { from: index, range: part });
     }
     return merged;
   }
@@ -151,6 +150,16 @@ class LoggedDevice implements BlockDevice {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** In one turn, as many as an answer can have. */
+  private firstSlices(range: Range): Slice<number>[] {
+    const slices: Slice<number>[] = [];
+    for (const slice of this.layer.sliceIterator({ disk: this.disk, offset: range.offset, length: range.length })) {
+      slices.push(slice);
+      if (slices.length === MAX_EXTENTS_PER_QUERY) break;
+    }
+    return slices;
   }
 
   private writable(): WriteSink {
@@ -210,8 +219,4 @@ function appendClipped(into: Extent[], list: readonly Extent[], where: { from: n
     index += 1;
   }
   return index;
-}
-
-function rangeOf(slice: Slice<number>): Range {
-  return { offset: slice.offset, length: slice.length };
 }

@@ -251,3 +251,22 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   for await (const item of items) list.push(item);
   return list;
 }
+
+test('a stretch goes on over a restart in which nothing was missed', async (t) => {
+  const setup = setupOf(KEY);
+  const first = await openJournal(setup);
+  const begin = await first.beginStretch('writes');
+  await first.append(x(0, 0));
+  await first.close();
+  const again = t.use(await openJournal({ ...setup, goesOn: true }));
+  assert.deepEqual(again.openStretch?.begin, begin);
+  const later = await again.append(x(0, 100));
+  assert.equal((await again.resolve({ sequence: later.sequence })).sequence, later.sequence);
+  await again.bookmark('after the restart', 'crash-consistent');
+  await again.endStretch('the machine was shut off');
+  const { stretches } = await again.timeline({ buckets: 0 });
+  assert.deepEqual(
+    stretches.map(({ begin: from, isOpen, endReason }) => [from, isOpen, endReason]),
+    [[begin, false, 'the machine was shut off']],
+  );
+});

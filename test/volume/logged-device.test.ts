@@ -7,6 +7,7 @@ import { readOnly } from '../../appliance/block/read-only-device.ts';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { realFileSystem } from '../../appliance/core/file-system.ts';
 import { layeredDevice, loggedDevice } from '../../appliance/volume/logged-device.ts';
+import { ReplaceableDevice } from '../../appliance/volume/replaceable-device.ts';
 import type { WriteLog } from '../../appliance/volume/write-log.ts';
 import { allExtents, blockDeviceConformance, patterned, readAll, readRange, writeRange } from '../block/conformance.ts';
 import { CrashingFileSystem, randomSource } from '../support/crashing-file-system.ts';
@@ -182,6 +183,22 @@ test('what is dropped from the index, zeroes included, comes from the base', asy
   expected.fill(2, 9000, 9010);
   assert.ok((await readAll(device)).equals(expected));
   assert.equal(log.indexedRanges, 2);
+});
+
+test('what is folded while extents are asked for is data all the same', async (t) => {
+  const log = await realLog(t, null);
+  const [old, next] = [memoryDevice({ sizeBytes: 64 * KIB }), memoryDevice({ sizeBytes: 64 * KIB })];
+  await next.write(4096, Buffer.alloc(4096, 1));
+  const base = new ReplaceableDevice(readOnly(old));
+  const device = loggedDevice({ base, log, disk: 0 });
+  await device.write(4096, Buffer.alloc(4096, 1));
+  const asked = device.extents({ offset: 0, length: 64 * KIB });
+  // In the turn after the question, before its answer: the index drops what the new base holds.
+  log.dropThrough(Number.MAX_SAFE_INTEGER);
+  base.replace(readOnly(next));
+  const isData = (await asked).some(({ offset, length, kind }) => kind === 'data' && offset <= 4096 && length >= 4096);
+  assert.equal(isData, true);
+  assert.deepEqual(await readAll(device), await readAll(next));
 });
 
 async function realLog(t: TestContext, key: Buffer | null): Promise<WriteLog> {

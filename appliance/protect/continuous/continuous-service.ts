@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+
+import type { Bookmarked } from '../../cbt/bookmark.ts';
 import { ApplianceError, toError } from '../../core/errors.ts';
 import { type MachineId, parseMachineId } from '../../core/ids.ts';
 import { isLocal } from '../../hypervisor/libvirt/endpoint.ts';
@@ -6,8 +8,8 @@ import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Journal } from '../../volume/journal.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
 import { findDomain } from '../protect-service.ts';
-import type { Bookmarked } from './bookmark.ts';
 import type { Durability } from './journal-target.ts';
+import type { SessionMoment } from './ports.ts';
 import { type ContinuousParts, ProtectedMachine } from './protected-machine.ts';
 import { type ProtectionRecord, ProtectionRecords } from './protection-record.ts';
 import type { SessionStatus } from './session.ts';
@@ -149,7 +151,10 @@ export class ContinuousService implements AsyncDisposable {
    * Names this moment of a machine; see `bookmarkFrozen`.
    * @throws ApplianceError MACHINE_NOT_FOUND, LOCKED, DOMAIN_BUSY while there is no consistent state, BAD_ARGUMENT, NO_SPACE
    */
-  async bookmark(target: string, name: string): Promise<Bookmarked & { readonly record: ProtectionRecord }> {
+  async bookmark(
+    target: string,
+    name: string,
+  ): Promise<Bookmarked<SessionMoment> & { readonly record: ProtectionRecord }> {
     const machine = this.#find(target);
     const { record } = machine;
     return this.#exclusively(record.machineId, async () => ({ ...(await machine.bookmark(name)), record }));

@@ -10,13 +10,13 @@ import { keyFromHex } from '../../core/content-id.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { endOf } from '../../core/extents.ts';
 import type { MachineId } from '../../core/ids.ts';
-import { type PointDisk, type PointJournal, type RecoveryPoint, rootsOf } from '../../repository/manifest.ts';
+import { type PointDisk, type RecoveryPoint, rootsOf } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
+import { foldJournal, hasChanges, isOfJournal, type JournalPoint } from '../../volume/fold-journal.ts';
 import { loggedDevice } from '../../volume/logged-device.ts';
 import { PointDevice } from '../../volume/point-device.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
 import type { JournalPlace } from '../backup-run.ts';
-import { foldJournal } from './fold-journal.ts';
 import type { IntervalCycle, SessionDisk, SessionJournal, SessionMoment, SessionStorage } from './ports.ts';
 import { seedingTarget } from './seeding-target.ts';
 
@@ -54,8 +54,6 @@ export interface PointStorageParts {
   readonly journal: FoldableJournal;
   readonly sources: PointSources;
 }
-
-type JournalPoint = RecoveryPoint & { readonly journal: PointJournal };
 
 const CYCLE_PIECE_BYTES: number = 1024 * 1024;
 
@@ -186,7 +184,7 @@ export class PointStorage implements SessionStorage, Disposable {
         signal,
       }),
     );
-    const adopt = isOfJournal(point) ? await this.#hold(point) : undefined;
+    const adopt = await this.#hold(point);
     if (adopt !== undefined) await journal.folded({ pointId: point.id, sequence: upTo.sequence }, adopt);
     return point;
   }
@@ -278,10 +276,6 @@ export class PointStorage implements SessionStorage, Disposable {
   }
 }
 
-function isOfJournal(point: RecoveryPoint): point is JournalPoint {
-  return point.journal !== undefined;
-}
-
 function byPlace(a: JournalPoint, b: JournalPoint): number {
   return a.journal.sequence - b.journal.sequence || a.sequence - b.sequence;
 }
@@ -316,14 +310,4 @@ function keyOf({ name, sizeBytes, identity }: Pick<SessionDisk, 'name' | 'sizeBy
 
 function positionDisks({ disks }: BackupSource): PreviousState['disks'] {
   return disks.map(({ name, device, identity }) => ({ name, sizeBytes: device.sizeBytes, identity }));
-}
-
-function hasChanges(layer: WriteLayer, base: JournalPoint): boolean {
-  return base.disks.some(({ name, sizeBytes }) => {
-    const disk = base.journal.disks[name] ?? 0;
-    for (const { value } of layer.sliceIterator({ disk, offset: 0, length: sizeBytes })) {
-      if (value !== undefined) return true;
-    }
-    return false;
-  });
 }

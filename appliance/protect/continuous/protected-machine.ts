@@ -2,6 +2,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Catalog } from '../../catalog/catalog.ts';
+import { type Bookmarked, bookmarkFrozen } from '../../cbt/bookmark.ts';
 import { MachineWatch } from '../../cbt/machine-watch.ts';
 import { MirrorLines } from '../../cbt/mirror-lines.ts';
 import type { Clock } from '../../core/clock.ts';
@@ -12,7 +13,6 @@ import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
 import { Journal } from '../../volume/journal.ts';
 import type { ProtectService } from '../protect-service.ts';
-import { type Bookmarked, bookmarkFrozen } from './bookmark.ts';
 import { MachineSources } from './machine-sources.ts';
 import { PointStorage } from './point-storage.ts';
 import type { SessionMoment } from './ports.ts';
@@ -156,7 +156,7 @@ export class ProtectedMachine {
   }
 
   /** Names a moment at which the guest is frozen. @throws ApplianceError DOMAIN_BUSY, and as `bookmarkFrozen` */
-  async bookmark(name: string): Promise<Bookmarked> {
+  async bookmark(name: string): Promise<Bookmarked<SessionMoment>> {
     const session = this.#session;
     if (session === undefined) throw new ApplianceError('DOMAIN_BUSY', 'the session is not running');
     const { machineId, connect: connectUri } = this.#record;

@@ -2,6 +2,7 @@
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, toError } from '../../core/errors.ts';
 import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
+import { FoldSchedule } from '../../volume/fold-schedule.ts';
 import { BookmarkQueue } from './bookmark-queue.ts';
 import { MirrorRound } from './mirror-round.ts';
 import type {
@@ -64,12 +65,7 @@ export class ContinuousSession implements AsyncDisposable {
   /** Elapsed time until which intervals are taken instead of writes. */
   #fallbackUntilMs = 0;
   #newestMoment: SessionMoment | undefined;
-  #folding: Promise<RecoveryPoint | undefined> | undefined;
-  #lastFoldElapsedMs: number;
-  #lastFoldMs: number | null = null;
-  #lastFoldSequence = 0;
-  #lastFoldBytes = 0;
-  #foldProblem: string | null = null;
+  readonly #folds: FoldSchedule;
   readonly #bookmarks = new BookmarkQueue();
 
   constructor(parts: SessionParts) {
@@ -79,7 +75,7 @@ export class ContinuousSession implements AsyncDisposable {
       parts.settings.intervalMs === 0 ? 'writes' : 'interval',
       parts.onChange,
     );
-    this.#lastFoldElapsedMs = parts.clock.elapsedMs();
+    this.#folds = new FoldSchedule(parts.clock, parts.settings, parts.journal);
     this.#newestMoment = parts.lastMoment;
     this.#wasProtected = parts.lastMoment !== undefined;
   }
@@ -98,8 +94,8 @@ export class ContinuousSession implements AsyncDisposable {
       change,
       history: this.#history.all(),
       rpoMs,
-      lastFoldMs: this.#lastFoldMs,
-      foldProblem: this.#foldProblem,
+      lastFoldMs: this.#folds.lastFoldMs,
+      foldProblem: this.#folds.problem,
     };
   }
 
@@ -127,8 +123,7 @@ export class ContinuousSession implements AsyncDisposable {
     if (state !== 'protected' && last === undefined) {
       throw noState(why);
     }
-    // Its failure was told to whoever asked for it.
-    await this.#folding?.catch(() => undefined);
+    await this.#folds.idle();
     return this.#fold(last ?? (await this.#momentNow()), reason);
   }
 
@@ -149,7 +144,7 @@ export class ContinuousSession implements AsyncDisposable {
     this.#stop?.now({ kind: 'asked', reason });
     this.#rouse('order');
     await this.#running;
-    await this.#folding?.catch(() => undefined);
+    await this.#folds.idle();
     await this.#parts.watch[Symbol.asyncDispose]();
   }
 
@@ -212,7 +207,7 @@ export class ContinuousSession implements AsyncDisposable {
       } finally {
         clearInterval(watching);
       }
-      await this.#folding?.catch(() => undefined);
+      await this.#folds.idle();
       const end = await stop.promise;
       // The machine's own reason needs no waiting: it is looked at anew at once.
       return this.#explanation === undefined ? end : { kind: 'changed', reason: this.#explanation };
@@ -330,25 +325,14 @@ export class ContinuousSession implements AsyncDisposable {
   }
 
   #foldIfDue(): void {
-    if (this.#folding !== undefined || !this.#isFoldDue()) return;
+    if (!this.#folds.isDue()) return;
     // Problems are kept for the status; the next tick or interval tries again.
     void this.#fold(this.#parts.journal.newest, 'folded from the journal').catch(() => undefined);
   }
 
   async #foldMomentIfDue(): Promise<void> {
-    if (this.#newestMoment === undefined || this.#folding !== undefined || !this.#isFoldDue()) return;
+    if (this.#newestMoment === undefined || !this.#folds.isDue()) return;
     await this.#fold(this.#newestMoment, 'folded from the journal').catch(() => undefined);
-  }
-
-  #isFoldDue(): boolean {
-    const { clock, settings, journal } = this.#parts;
-    const sinceMs = clock.elapsedMs() - this.#lastFoldElapsedMs;
-    if (this.#foldProblem !== null && sinceMs < settings.maxRetryMs) return false;
-    const records = journal.lastSequence - this.#lastFoldSequence;
-    const bytes = journal.sizeBytes - this.#lastFoldBytes;
-    return (
-      records > 0 && (sinceMs >= settings.foldMs || records >= settings.foldRecords || bytes >= settings.foldBytes)
-    );
   }
 
   async #momentNow(): Promise<SessionMoment> {
@@ -358,24 +342,9 @@ export class ContinuousSession implements AsyncDisposable {
       : this.#parts.journal.newest;
   }
 
-  async #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
-    const { storage, clock, journal } = this.#parts;
-    this.#lastFoldElapsedMs = clock.elapsedMs();
-    const folding = storage.fold(upTo, reason, new AbortController().signal);
-    this.#folding = folding;
-    try {
-      const point = await folding;
-      this.#lastFoldSequence = upTo.sequence;
-      this.#lastFoldBytes = journal.sizeBytes;
-      this.#foldProblem = null;
-      if (point !== undefined) this.#lastFoldMs = clock.nowMs();
-      return point;
-    } catch (error) {
-      this.#foldProblem = toError(error).message;
-      throw error;
-    } finally {
-      if (this.#folding === folding) this.#folding = undefined;
-    }
+  #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
+    const { signal } = new AbortController();
+    return this.#folds.run(upTo, (moment) => this.#parts.storage.fold(moment, reason, signal));
   }
 
   #rouse(by: 'order' | 'change'): void {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { ApplianceError } from '../../../appliance/core/errors.ts';
-import { type Bookmarked, bookmarkFrozen } from '../../../appliance/protect/continuous/bookmark.ts';
-import { suite } from '../../support/suite.ts';
+import { type Bookmarked, bookmarkFrozen } from '../../appliance/cbt/bookmark.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
+import type { Moment } from '../../appliance/volume/journal-event.ts';
+import { suite } from '../support/suite.ts';
 
 const test = suite('bookmarks');
 
@@ -25,7 +26,7 @@ class Guest {
     return this.thaws();
   }
 
-  bookmark(): Promise<Bookmarked> {
+  bookmark(): Promise<Bookmarked<Moment>> {
     const marker = {
       set: async () => void this.steps.push('noted'),
       clear: async () => void this.steps.push('cleared'),

@@ -1,39 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Catalog } from '../../catalog/catalog.ts';
-import type { SourceAttachment } from '../../cbt/source.ts';
-import type { Clock } from '../../core/clock.ts';
-import { keyAt, keyFromHex, keyToHex } from '../../core/content-id.ts';
-import { ApplianceError } from '../../core/errors.ts';
-import type { Extent } from '../../core/extents.ts';
-import { newPointId } from '../../core/ids.ts';
-import type { ChunkWriter } from '../../repository/chunk-writer.ts';
-import { FORMAT_VERSION } from '../../repository/format.ts';
-import type { PointAttachment, PointDisk, PointJournal, RecoveryPoint } from '../../repository/manifest.ts';
-import type { Repository } from '../../repository/repository.ts';
-import { ingest } from '../../volume/ingest.ts';
-import { layeredDevice } from '../../volume/logged-device.ts';
-import { PointDevice } from '../../volume/point-device.ts';
-import { isZeroes, type WriteLayer } from '../../volume/write-layer.ts';
-import { since } from '../backup-run.ts';
-import type { SessionMoment } from './ports.ts';
+import type { Catalog } from '../catalog/catalog.ts';
+import type { Clock } from '../core/clock.ts';
+import { keyAt, keyFromHex, keyToHex } from '../core/content-id.ts';
+import { ApplianceError } from '../core/errors.ts';
+import type { Extent } from '../core/extents.ts';
+import { newPointId, type PointId } from '../core/ids.ts';
+import type { ChunkWriter } from '../repository/chunk-writer.ts';
+import { FORMAT_VERSION } from '../repository/format.ts';
+import type { DiskStats, PointAttachment, PointDisk, PointJournal, RecoveryPoint } from '../repository/manifest.ts';
+import type { Repository } from '../repository/repository.ts';
+import { storedSince } from '../repository/stored-since.ts';
+import { ingest } from './ingest.ts';
+import type { Moment } from './journal-event.ts';
+import { layeredDevice } from './logged-device.ts';
+import { PointDevice } from './point-device.ts';
+import { isZeroes, type WriteLayer } from './write-layer.ts';
+
+/** A recovery point that has a place in a journal. */
+export type JournalPoint = RecoveryPoint & { readonly journal: PointJournal };
+
+/** A file that belongs to a point. */
+export interface PointFile {
+  readonly name: string;
+  readonly bytes: Buffer;
+}
 
 export interface FoldInput {
   readonly repository: Repository;
   readonly catalog: Catalog;
   readonly clock: Clock;
   /** A point of the journal; held by the caller. */
-  readonly base: RecoveryPoint & { readonly journal: PointJournal };
+  readonly base: JournalPoint;
   /** The machine's newest point, whatever it is: the new one comes after it. */
-  readonly newest: RecoveryPoint;
-  /** What the journal has after the base, up to the moment. Durable already. */
-  readonly layer: WriteLayer;
-  readonly upTo: SessionMoment;
+  readonly newest: Pick<RecoveryPoint, 'machine' | 'sequence'>;
+  /** What the journal has after the base, up to the moment. Durable already. Undefined: the state is that of the base. */
+  readonly layer: WriteLayer | undefined;
+  /** The place that the point has in the journal. */
+  readonly upTo: Moment;
   readonly reason: string;
   /** Files of the machine now; those of the base when they cannot be read. */
-  readonly attachments: readonly SourceAttachment[] | undefined;
+  readonly attachments: readonly PointFile[] | undefined;
   /** The hypervisor's position from which what changed since can be found; the base's, unless there is a newer one. */
   readonly tracker: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
+  /** Default: a new one. */
+  readonly id?: PointId;
 }
 
 /**
@@ -44,7 +55,7 @@ export interface FoldInput {
  * Durable and listed when it settles; after an error no point exists.
  * @throws ApplianceError of layer, repository and catalog; ABORTED
  */
-export async function foldJournal(input: FoldInput): Promise<RecoveryPoint> {
+export async function foldJournal(input: FoldInput): Promise<JournalPoint> {
   const { repository, catalog, clock, signal } = input;
   const startedMs = clock.elapsedMs();
   await using writer = repository.openWriter();
@@ -55,10 +66,10 @@ export async function foldJournal(input: FoldInput): Promise<RecoveryPoint> {
   if (signal.aborted) throw new ApplianceError('ABORTED', 'folding was interrupted');
   await writer.seal();
   const { base, newest, upTo } = input;
-  const point: RecoveryPoint = {
+  const point: JournalPoint = {
     format: 'understudy-point',
     version: FORMAT_VERSION,
-    id: newPointId(),
+    id: input.id ?? newPointId(),
     machine: newest.machine,
     sequence: newest.sequence + 1,
     createdAt: new Date(Math.floor(upTo.timeUs / 1000)).toISOString(),
@@ -78,8 +89,11 @@ export async function foldJournal(input: FoldInput): Promise<RecoveryPoint> {
   return point;
 }
 
+const NOTHING: DiskStats = { changedBytes: 0, readBytes: 0, newChunkBytes: 0, storedBytes: 0 };
+
 async function foldDisk(input: FoldInput, writer: ChunkWriter, disk: PointDisk): Promise<PointDisk> {
   const { repository, layer, base, signal, reason } = input;
+  if (layer === undefined) return { ...disk, kind: 'incremental', reason, stats: NOTHING };
   const { chunkBytes, reader } = repository;
   const root = keyFromHex(disk.root);
   const number = base.journal.disks[disk.name];
@@ -98,7 +112,7 @@ async function foldDisk(input: FoldInput, writer: ChunkWriter, disk: PointDisk):
     dataBytes: Math.min(result.dataChunks * chunkBytes, disk.sizeBytes),
     kind: 'incremental',
     reason,
-    stats: { changedBytes: result.coveredBytes, readBytes: result.readBytes, ...since(stats, writer.stats) },
+    stats: { changedBytes: result.coveredBytes, readBytes: result.readBytes, ...storedSince(stats, writer.stats) },
   };
 }
 
@@ -109,7 +123,7 @@ function* coveredExtents(layer: WriteLayer, disk: number, sizeBytes: number): Ge
   }
 }
 
-async function putFiles(writer: ChunkWriter, files: readonly SourceAttachment[]): Promise<PointAttachment[]> {
+async function putFiles(writer: ChunkWriter, files: readonly PointFile[]): Promise<PointAttachment[]> {
   const attachments: PointAttachment[] = [];
   for (const { name, bytes } of files) {
     const ids = await writer.putBytes(bytes);
@@ -117,4 +131,18 @@ async function putFiles(writer: ChunkWriter, files: readonly SourceAttachment[])
     attachments.push({ name, lengthBytes: bytes.length, chunks });
   }
   return attachments;
+}
+
+/** True when a layer covers anything of the disks of a base. */
+export function hasChanges(layer: WriteLayer, { disks, journal }: JournalPoint): boolean {
+  return disks.some(({ name, sizeBytes }) => {
+    for (const { value } of layer.sliceIterator({ disk: journal.disks[name] ?? 0, offset: 0, length: sizeBytes })) {
+      if (value !== undefined) return true;
+    }
+    return false;
+  });
+}
+
+export function isOfJournal(point: RecoveryPoint): point is JournalPoint {
+  return point.journal !== undefined;
 }

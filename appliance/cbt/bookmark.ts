@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type FreezableGuest, type FreezeMarker, withFrozenGuest } from '../../cbt/quiesce.ts';
-import type { Consistency } from '../../repository/manifest.ts';
-import type { Moment } from '../../volume/journal-event.ts';
+import { type FreezableGuest, type FreezeMarker, withFrozenGuest } from './quiesce.ts';
 
-export interface BookmarkRequest {
+/** What a bookmark can promise of the state that it names. */
+export type BookmarkConsistency = 'crash-consistent' | 'file-system-consistent';
+
+export interface BookmarkRequest<Moment> {
   readonly guest: FreezableGuest;
   /** Where the freeze is noted, for whoever comes after a process that died in it. */
   readonly marker: FreezeMarker;
   readonly name: string;
   /** Names the newest state of the journal, durably. @throws ApplianceError MOMENT_IN_GAP, NO_SPACE, … */
-  readonly mark: (name: string, consistency: Consistency) => Promise<Moment>;
+  readonly mark: (name: string, consistency: BookmarkConsistency) => Promise<Moment>;
 }
 
-export interface Bookmarked {
+export interface Bookmarked<Moment> {
   readonly moment: Moment;
-  readonly consistency: Consistency;
+  readonly consistency: BookmarkConsistency;
   /** Sentences: what of freezing did not work. */
   readonly notices: readonly string[];
 }
@@ -26,7 +27,8 @@ export interface Bookmarked {
  * crash-consistent bookmark behind the first, since the newest of a name counts.
  * @throws what `mark` throws; the guest is thawed in every case
  */
-export async function bookmarkFrozen({ guest, marker, name, mark }: BookmarkRequest): Promise<Bookmarked> {
+export async function bookmarkFrozen<Moment>(request: BookmarkRequest<Moment>): Promise<Bookmarked<Moment>> {
+  const { guest, marker, name, mark } = request;
   const { result, isFrozen, notices } = await withFrozenGuest(guest, marker, async (wasFrozen) => {
     const consistency = wasFrozen ? 'file-system-consistent' : 'crash-consistent';
     return { moment: await mark(name, consistency), consistency } as const;
