@@ -71,11 +71,14 @@ export class RoundStop {
   readonly signal: AbortSignal;
   readonly #abort = new AbortController();
   readonly #resolve: (end: RoundEnd) => void;
+  readonly #clock: Clock;
   #end: RoundEnd | undefined;
+  #endMs = 0;
   #onStop: ((end: RoundEnd) => void) | undefined;
 
-  constructor() {
+  constructor(clock: Clock) {
     const { promise, resolve } = Promise.withResolvers<RoundEnd>();
+    this.#clock = clock;
     this.promise = promise;
     this.#resolve = resolve;
     this.signal = this.#abort.signal;
@@ -83,6 +86,11 @@ export class RoundStop {
 
   get end(): RoundEnd | undefined {
     return this.#end;
+  }
+
+  /** When it was stopped. */
+  get endMs(): number {
+    return this.#endMs;
   }
 
   /** Called in the very turn in which the round is stopped. */
@@ -94,6 +102,7 @@ export class RoundStop {
   now(end: RoundEnd): void {
     if (this.#end !== undefined) return;
     this.#end = end;
+    this.#endMs = this.#clock.nowMs();
     this.#onStop?.(end);
     this.#abort.abort(new Error(end.reason));
     this.#resolve(end);

@@ -86,9 +86,10 @@ export class ContinuousSession implements AsyncDisposable {
 
   status(): SessionStatus {
     const { clock } = this.#parts;
-    const change = this.#history.current;
+    const change = this.#standing();
     const isUnbroken = change.state === 'protected' && change.mode === 'writes';
-    const newest = this.#newestMoment;
+    const wasUnbroken = this.#history.current.state === 'protected' && change.mode === 'writes';
+    const newest = wasUnbroken ? this.#parts.journal.newest : this.#newestMoment;
     const rpoMs = isUnbroken ? 0 : newest === undefined ? null : Math.max(0, clock.nowMs() - newest.timeUs / 1000);
     return {
       change,
@@ -118,21 +119,26 @@ export class ContinuousSession implements AsyncDisposable {
    * @throws ApplianceError DOMAIN_BUSY while there is no consistent state; those of the repository
    */
   async foldNow(reason: string): Promise<RecoveryPoint | undefined> {
-    const { state, reason: why } = this.#history.current;
-    const last = state === 'paused' ? this.#newestMoment : undefined;
-    if (state !== 'protected' && last === undefined) {
-      throw noState(why);
-    }
     await this.#folds.idle();
-    return this.#fold(last ?? (await this.#momentNow()), reason);
+    return this.#fold(this.#newestState(), reason);
+  }
+
+  /** As it is in this turn: a moment later the stretch may have ended, and what follows in the journal is no state. */
+  #newestState(): SessionMoment {
+    const { state, mode, reason } = this.#standing();
+    const newest = state === 'protected' && mode === 'writes' ? this.#parts.journal.newest : this.#newestMoment;
+    if ((state === 'protected' || state === 'paused') && newest !== undefined) return newest;
+    throw noState(reason);
   }
 
   /**
    * Names the newest state: in intervals, one that is taken now.
-   * @throws ApplianceError DOMAIN_BUSY while there is no consistent state; those of the journal
+   * @throws ApplianceError DOMAIN_BUSY while there is no consistent state; those of the hypervisor and of the journal
    */
   async bookmark(name: string, consistency: Consistency): Promise<SessionMoment> {
-    const { state, mode, reason } = this.#history.current;
+    // The guest may be frozen for it: had a mirror ended before, what the guest wrote then would be missing, and the look tells.
+    await this.#parts.watch.facts();
+    const { state, mode, reason } = this.#standing();
     if (state !== 'protected') throw noState(reason);
     if (mode === 'interval') return this.#bookmarks.add(name, consistency);
     return this.#parts.journal.bookmark(name, consistency);
@@ -150,6 +156,14 @@ export class ContinuousSession implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** A round that was stopped protects nothing any more, while it is still being ended. */
+  #standing(): StateChange {
+    const { current } = this.#history;
+    const end = this.#stop?.end;
+    if (current.state !== 'protected' || end === undefined) return current;
+    return { state: 'behind', mode: current.mode, reason: end.reason, atMs: this.#stop?.endMs ?? current.atMs };
   }
 
   async #run(): Promise<void> {
@@ -182,7 +196,7 @@ export class ContinuousSession implements AsyncDisposable {
       this.#history.move('paused', this.#mode(), this.#pauseReason);
       return undefined;
     }
-    const stop = new RoundStop();
+    const stop = new RoundStop(this.#parts.clock);
     this.#stop = stop;
     this.#explanation = undefined;
     try {
@@ -333,13 +347,6 @@ export class ContinuousSession implements AsyncDisposable {
   async #foldMomentIfDue(): Promise<void> {
     if (this.#newestMoment === undefined || !this.#folds.isDue()) return;
     await this.#fold(this.#newestMoment, 'folded from the journal').catch(() => undefined);
-  }
-
-  async #momentNow(): Promise<SessionMoment> {
-    await this.#parts.journal.flush();
-    return this.#history.current.mode === 'interval'
-      ? (this.#newestMoment ?? this.#parts.journal.newest)
-      : this.#parts.journal.newest;
   }
 
   #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {

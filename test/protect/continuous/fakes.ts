@@ -30,6 +30,8 @@ export class FakeMachine implements MachineWatch, MirrorLines {
   power: MachineFacts['power'] = 'running';
   reason = 'the machine is shut off';
   isReachable = true;
+  /** The hypervisor answers when it settles. */
+  delay: Promise<void> | undefined;
   /** A mirror that begins is complete at once. */
   isInstant = true;
   /** Refuses mirrors, as libvirt does while another job runs. */
@@ -41,9 +43,10 @@ export class FakeMachine implements MachineWatch, MirrorLines {
   onLost: (disk: string) => void = () => undefined;
   targets: readonly MirrorTarget[] = [];
 
-  facts(): Promise<MachineFacts> {
-    if (!this.isReachable) return Promise.reject(new ApplianceError('LIBVIRT_CONNECTION_LOST', 'libvirtd is gone'));
-    return Promise.resolve({ power: this.power, reason: this.reason, disks: [...this.disks] });
+  async facts(): Promise<MachineFacts> {
+    await this.delay;
+    if (!this.isReachable) throw new ApplianceError('LIBVIRT_CONNECTION_LOST', 'libvirtd is gone');
+    return { power: this.power, reason: this.reason, disks: [...this.disks] };
   }
 
   onChange(listener: (what: string) => void): Disposable {
@@ -200,6 +203,8 @@ export class FakeStorage implements SessionStorage {
   basesMade = 0;
   cycles = 0;
   failure: Error | undefined;
+  /** A fold ends when it settles. */
+  delay: Promise<void> | undefined;
   readonly #volumes = new Map<string, BlockDevice>();
   readonly #numbers = new Map<string, number>();
 
@@ -226,10 +231,11 @@ export class FakeStorage implements SessionStorage {
     return volume;
   }
 
-  fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
-    if (this.failure !== undefined) return Promise.reject(this.failure);
+  async fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
+    if (this.failure !== undefined) throw this.failure;
     this.folds.push({ sequence: upTo.sequence, reason });
-    return Promise.resolve({} as RecoveryPoint);
+    await this.delay;
+    return {} as RecoveryPoint;
   }
 
   cycle(): Promise<IntervalCycle> {

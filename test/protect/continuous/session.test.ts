@@ -364,3 +364,55 @@ test('in intervals a bookmark does not wait for the next one, and marks one that
   await assert.rejects(session.bookmark('late', 'crash-consistent'), { code: 'DOMAIN_BUSY' });
   storage.failure = undefined;
 });
+
+test('from the turn in which a mirror is lost nothing says that the machine is protected, and no bookmark is taken', async (t) => {
+  const { machine, journal, session, until } = scene(t);
+  await until('protected');
+  await machine.guestWrites('vda', 'before');
+  // libvirt takes its time to tell why.
+  const explained = Promise.withResolvers<void>();
+  machine.delay = explained.promise;
+  machine.onLost('vdb');
+  const { change, rpoMs } = session.status();
+  assert.deepEqual([change.state, change.reason], ['behind', 'the connection of vdb was cut']);
+  assert.ok(rpoMs !== null);
+  const asked = assert.rejects(session.bookmark('after the loss', 'file-system-consistent'), { code: 'DOMAIN_BUSY' });
+  await rejectsWith(session.foldNow('asked for'), 'DOMAIN_BUSY');
+  explained.resolve();
+  await asked;
+  await until('resyncing');
+  assert.deepEqual(journal.events.slice(0, 2), ['begin writes', 'end: the connection of vdb was cut']);
+});
+
+test('a bookmark is taken only after the machine was asked, so that what ended a mirror before is known', async (t) => {
+  const { machine, journal, session, until } = scene(t);
+  await until('protected');
+  const looked = Promise.withResolvers<void>();
+  machine.delay = looked.promise;
+  const asked = assert.rejects(session.bookmark('frozen', 'file-system-consistent'), { code: 'DOMAIN_BUSY' });
+  machine.mirrors[0]?.move('ended', 'aborted by virsh');
+  looked.resolve();
+  await asked;
+  await until('resyncing');
+  assert.ok(!journal.events.some((event) => event.startsWith('bookmark')), journal.events.join());
+});
+
+test('a point that waits for another is of the state at its turn, and refused when there is none any more', async (t) => {
+  const { machine, storage, session, until } = scene(t);
+  await until('protected');
+  const slow = Promise.withResolvers<void>();
+  storage.delay = slow.promise;
+  const first = session.foldNow('first');
+  await settled();
+  const second = rejectsWith(session.foldNow('second'), 'DOMAIN_BUSY');
+  machine.isInstant = false;
+  machine.onLost('vda');
+  await machine.guestWrites('vda', 'not of the stretch');
+  slow.resolve();
+  await first;
+  await second;
+  assert.deepEqual(
+    storage.folds.map(({ reason }) => reason),
+    ['first'],
+  );
+});
