@@ -242,6 +242,9 @@ test('protection that was ended and begun again goes on with the same journal', 
   assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[MIB], 0x88);
   assert.equal((await rig.contentAt(domain, 'vda', { sequence: newest.sequence }))[MIB], 0x77);
   await guestIo(domain, 0, 'write -P 0x99 1M 512');
-  assert.equal(again.journal.durableSequence, again.journal.lastSequence, 'each write is flushed');
+  const writes: number[] = [];
+  for await (const { sequence } of again.journal.writes()) writes.push(sequence);
+  // The record of the flush itself may follow, and is not flushed.
+  assert.ok(again.journal.durableSequence >= (writes.at(-1) ?? Number.POSITIVE_INFINITY), 'each write is flushed');
   await domain.destroy();
 });
