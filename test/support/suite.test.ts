@@ -72,6 +72,7 @@ const RED: readonly [string, [number, number, number]][] = [
   ['failing', [1, 1, 0]],
   ['thrown-undefined', [0, 1, 0]],
   ['failing-cleanup', [0, 1, 0]],
+  ['failing-shared-cleanup', [1, 1, 0]],
   ['failing-twice', [0, 1, 0]],
   ['too-slow', [1, 1, 0]],
   ['unhandled-rejection', [1, 1, 0]],
@@ -92,6 +93,12 @@ guarded('names both causes when a test and its cleanup fail', async () => {
   const { output } = await runTrap('guarded/failing-twice.ts');
   assert.match(output, /first cause/);
   assert.match(output, /cleanup failed: second cause/);
+});
+
+guarded('disposes what tests share after the last of them, and makes it anew after one that failed', async () => {
+  const result = await runTrap('guarded/sharing.ts');
+  assert.deepEqual(tally(result), [3, 1, 0]);
+  assert.deepEqual(result.output.match(/(made|disposed) \d/g), ['made 1', 'disposed 1', 'made 2', 'disposed 2']);
 });
 
 guarded('is red when something was left open, and names it', async () => {

@@ -28,8 +28,15 @@ export interface TestOptions {
 
 export type TestBody = (t: TestContext) => Promise<void> | void;
 
-/** Registers one test. The title is a sentence about behaviour, unique in its suite. */
-export type RegisterTest = (title: string, body: TestBody, options?: TestOptions) => void;
+export interface RegisterTest {
+  /** Registers one test. The title is a sentence about behaviour, unique in its suite. */
+  (title: string, body: TestBody, options?: TestOptions): void;
+  /**
+   * Something dear that several tests use one after the other, like a running guest: made by the first that asks, made anew
+   * after a test that failed, disposed after the last. Each test leaves it as it found it.
+   */
+  share<T>(make: (t: TestContext) => Promise<T>): () => Promise<T>;
+}
 
 interface TestEntry {
   readonly title: string;
@@ -41,6 +48,7 @@ interface TestEntry {
 interface SuiteEntry {
   readonly name: string;
   readonly tests: TestEntry[];
+  readonly shared: Shared;
 }
 
 const DEFAULT_TIMEOUT_MS = 30_000;
@@ -57,6 +65,26 @@ let currentRun: FileRun | undefined;
 export function suite(name: string, options: TestOptions = {}): RegisterTest {
   currentRun ??= FileRun.start();
   return currentRun.addSuite(name, options);
+}
+
+/** What the tests of a suite share at present. */
+class Shared {
+  #scope: TestScope | undefined;
+  #made = new Map<unknown, Promise<unknown>>();
+
+  get<T>(make: (t: TestContext) => Promise<T>): Promise<T> {
+    this.#scope ??= new TestScope('what tests share');
+    const made = (this.#made.get(make) as Promise<T> | undefined) ?? make(this.#scope);
+    this.#made.set(make, made);
+    return made;
+  }
+
+  async dispose(): Promise<Error[]> {
+    const scope = this.#scope;
+    this.#scope = undefined;
+    this.#made = new Map();
+    return (await scope?.end()) ?? [];
+  }
 }
 
 class FileRun {
@@ -82,8 +110,9 @@ class FileRun {
   addSuite(name: string, options: TestOptions): RegisterTest {
     this.#mustBeLoading(name);
     const tests: TestEntry[] = [];
-    this.#suites.push({ name, tests });
-    return (title, body, testOptions = {}) => {
+    const shared = new Shared();
+    this.#suites.push({ name, tests, shared });
+    const register = (title: string, body: TestBody, testOptions: TestOptions = {}): void => {
       this.#mustBeLoading(title);
       if (tests.some((test) => test.title === title)) throw new Error(`two tests of "${name}" are called "${title}"`);
       this.#total += 1;
@@ -94,6 +123,12 @@ class FileRun {
         timeoutMs: (testOptions.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS) * patience(),
       });
     };
+    return Object.assign(register, {
+      share:
+        <T>(make: (t: TestContext) => Promise<T>) =>
+        () =>
+          shared.get(make),
+    });
   }
 
   async #execute(): Promise<void> {
@@ -102,11 +137,11 @@ class FileRun {
     // uvu decides at its import whether it starts by itself; with UVU_DEFER it waits for exec().
     Object.assign(globalThis, { UVU_DEFER: 1, UVU_INDEX: 0, UVU_QUEUE: [[null]] });
     const uvu = await import('uvu');
-    for (const { name, tests } of this.#suites) {
+    for (const { name, tests, shared } of this.#suites) {
       const runner = uvu.suite(name);
       for (const test of tests) {
         const reason = this.#skipReason(test);
-        if (reason === undefined) runner(test.title, () => this.#runTest(test));
+        if (reason === undefined) runner(test.title, () => this.#runTest(test, shared));
         else {
           this.#skips.push({ title: test.title, reason });
           runner.skip();
@@ -115,6 +150,9 @@ class FileRun {
       runner.run();
     }
     await uvu.exec();
+    for (const { name, shared } of this.#suites) {
+      for (const error of await shared.dispose()) this.#recordEscaped(`what the tests of "${name}" share`, error);
+    }
     this.#phase = 'ended';
     setTimeout(() => this.#endLingering(), LINGER_LIMIT_MS * patience()).unref();
   }
@@ -125,7 +163,7 @@ class FileRun {
   }
 
   /** Throws, for uvu to print, after the outcome was recorded here. */
-  async #runTest(test: TestEntry): Promise<void> {
+  async #runTest(test: TestEntry, shared: Shared): Promise<void> {
     process.stdout.write(`\n  ${test.title} … `);
     this.#runningTitle = test.title;
     const startedMs = systemClock.elapsedMs();
@@ -138,6 +176,7 @@ class FileRun {
     process.stdout.write(`${Math.round(systemClock.elapsedMs() - startedMs)} ms `);
     if (errors.length === 0) this.#passed += 1;
     else {
+      errors.push(...(await shared.dispose()));
       this.#failed += 1;
       throw printable(errors);
     }

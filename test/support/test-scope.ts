@@ -61,9 +61,15 @@ export class TestScope implements TestContext {
     } catch (error) {
       errors.push(toError(error));
     }
+    return [...errors, ...(await this.end())];
+  }
+
+  /** Disposes everything, without a body to run. Returns every error. */
+  async end(): Promise<Error[]> {
+    const errors: Error[] = [];
     this.#abort.abort();
     this.#isClosed = true;
-    for (const dispose of this.#disposals.reverse()) {
+    for (const dispose of this.#disposals.splice(0).reverse()) {
       try {
         await within(DISPOSAL_LIMIT_MS * patience(), 'a cleanup', async () => dispose());
       } catch (error) {
