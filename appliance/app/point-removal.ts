@@ -11,6 +11,9 @@ import type { Journal } from '../volume/journal.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { Core } from './core.ts';
 
+/** Why a journal will not be opened again. */
+const LOST_JOURNAL = ['WRITE_LOG_CORRUPT', 'REPOSITORY_KEY', 'REPOSITORY_FORMAT', 'BAD_ARGUMENT'] as const;
+
 /** A point that was named, listed or lost. */
 export interface NamedPoint {
   readonly point: RecoveryPoint;
@@ -141,15 +144,16 @@ export async function usersOf({ recover, continuous, journalOf }: Core, point: R
 
 /**
  * The journal, when moments that it offers rest on the point: without it they could not be recovered any more, and no other
- * point can stand for it. A journal that cannot be opened offers none.
+ * point can stand for it. A journal that is damaged for good offers none; one that cannot be opened now may, later.
  */
 async function momentsOn(journalOf: Core['journalOf'], { id, machine }: RecoveryPoint): Promise<string[]> {
   let journal: Journal | undefined;
   try {
     journal = await journalOf(machine.id);
   } catch (error) {
-    if (error instanceof ApplianceError) return [];
-    throw error;
+    if (hasCode(error, ...LOST_JOURNAL)) return [];
+    if (!(error instanceof ApplianceError)) throw error;
+    return [`the journal of ${machine.name}, perhaps: it cannot be opened now (${error.message})`];
   }
   const { folds = [] } = journal ?? {};
   const index = folds.findIndex(({ pointId }) => pointId === id);

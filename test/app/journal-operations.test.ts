@@ -8,6 +8,7 @@ import {
   writesReport,
 } from '../../appliance/app/journal-operations.ts';
 import { usersOf } from '../../appliance/app/point-removal.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
 import { selectState } from '../../appliance/protect/select-state.ts';
 import { formatTimeUs, parseSelector } from '../../appliance/protect/selector.ts';
 import type { Moment } from '../../appliance/volume/journal-event.ts';
@@ -163,4 +164,8 @@ test('a recovery point on which moments rest is in use, and free when none do', 
   assert.deepEqual(await usersOf(core, foreign ?? fold), []);
   const gone = { ...core, journalOf: async () => undefined } as unknown as Core;
   assert.deepEqual(await usersOf(gone, base), []);
+  const fails = (code: 'WRITE_LOG_CORRUPT' | 'LOCKED'): Core =>
+    ({ ...core, journalOf: () => Promise.reject(new ApplianceError(code, 'it fails')) }) as unknown as Core;
+  assert.deepEqual(await usersOf(fails('WRITE_LOG_CORRUPT'), base), []);
+  assert.equal((await usersOf(fails('LOCKED'), base)).length, 1, 'it can be opened a moment later');
 });

@@ -49,6 +49,8 @@ export class ProtectedMachine {
   readonly #records: ProtectionRecords;
   #record: ProtectionRecord;
   #journal: Promise<Journal> | undefined;
+  /** Settles when the journal before is closed. Never rejects. */
+  #closingJournal: Promise<void> = Promise.resolve();
   #storage: PointStorage | undefined;
   #session: ContinuousSession | undefined;
   #starting: Promise<void> | undefined;
@@ -80,13 +82,20 @@ export class ProtectedMachine {
     return this.#storage?.base;
   }
 
-  /** @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, NO_SPACE, IO_FAILED */
+  /**
+   * The one journal over the directory: another is opened only when that is closed, and none once `close` was called.
+   * @throws ApplianceError LOCKED, WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, NO_SPACE, IO_FAILED
+   */
   journal(): Promise<Journal> {
     const { repository, clock } = this.#parts;
-    const { machineId } = this.#record;
+    const { machineId, name } = this.#record;
+    if (this.#isClosed) {
+      const hint = 'Try again in a moment.';
+      return Promise.reject(new ApplianceError('LOCKED', `the protection of ${name} is being changed`, { hint }));
+    }
     const key = repository.keys.isEncrypted ? repository.keys.logRoot : null;
     if (this.#journal !== undefined) return this.#journal;
-    const opening = Journal.open(this.directory, { key, machineId, clock });
+    const opening = this.#closingJournal.then(() => Journal.open(this.directory, { key, machineId, clock }));
     this.#journal = opening;
     opening.catch(() => {
       if (this.#journal === opening) this.#journal = undefined;
@@ -203,9 +212,14 @@ export class ProtectedMachine {
     await session?.close(reason);
     this.#storage?.[Symbol.dispose]();
     this.#storage = undefined;
-    const journal = await this.#journal?.catch(() => undefined);
+    const journal = this.#journal;
     this.#journal = undefined;
-    await journal?.close();
+    const closing = journal?.then(
+      (opened) => opened.close(),
+      () => undefined,
+    );
+    if (closing !== undefined) this.#closingJournal = closing.catch(() => undefined);
+    await closing;
   }
 
   #changed({ state, mode, reason }: StateChange, journal: Journal): void {
