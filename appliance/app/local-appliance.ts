@@ -140,10 +140,10 @@ export class LocalAppliance implements Appliance {
       throw new ApplianceError('NO_SPACE', `there is too little room in ${this.#foundation.state.path} for a backup`);
     }
     await core.standbys.checkBackup(params.target);
-    if (this.#options.isService && core.continuous.isProtected(params.target)) {
-      const point = await core.continuous.foldNow(params.target);
-      if (point !== undefined) return backupReport(point, []);
-    }
+    const folded = this.#options.isService
+      ? await core.continuous.foldNow(params.target, this.#uri(params))
+      : undefined;
+    if (folded !== undefined) return backupReport(folded, []);
     const { point, notices } = await core.protect.backup(
       {
         target: params.target,
@@ -180,14 +180,14 @@ export class LocalAppliance implements Appliance {
 
   async protectionPause({ name }: { readonly name: string }): Promise<ProtectionReport> {
     const { continuous } = await this.#open();
-    await continuous.pause(name, 'paused by the operator');
-    return protectionReportOf(continuous, this.#foundation.clock, name);
+    const { machineId } = await continuous.pause(name, 'paused by the operator');
+    return protectionReportOf(continuous, this.#foundation.clock, machineId);
   }
 
   async protectionResume({ name }: { readonly name: string }): Promise<ProtectionReport> {
     const { continuous } = await this.#open();
-    continuous.resume(name);
-    return protectionReportOf(continuous, this.#foundation.clock, name);
+    const { machineId } = await continuous.resume(name);
+    return protectionReportOf(continuous, this.#foundation.clock, machineId);
   }
 
   async points(params: PointsParams): Promise<readonly PointSummary[]> {

@@ -36,11 +36,11 @@ export async function protectMachine(
 }
 
 export async function unprotectMachine(core: Core, name: string): Promise<UnprotectReport> {
-  const { record, point, problem } = await core.continuous.unprotect(name);
+  const { record, point, isCurrent, problem } = await core.continuous.unprotect(name);
   const last =
     point === undefined
       ? `its last state could not be made a recovery point: ${problem ?? 'there is none'}`
-      : `its last state is the recovery point ${point.id}`;
+      : `${isCurrent ? 'its last state' : `the newest state that was kept, of ${point.createdAt},`} is the recovery point ${point.id}`;
   return {
     machine: record.name,
     point: point?.id ?? null,

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Bookmarked } from '../../cbt/bookmark.ts';
-import { ApplianceError, toError } from '../../core/errors.ts';
+import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import { type MachineId, parseMachineId } from '../../core/ids.ts';
 import { isLocal } from '../../hypervisor/libvirt/endpoint.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Journal } from '../../volume/journal.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
-import { findDomain } from '../protect-service.ts';
+import { findDomain, isNbdUri } from '../protect-service.ts';
 import type { Durability } from './journal-target.ts';
 import type { SessionMoment } from './ports.ts';
 import { type ContinuousParts, ProtectedMachine } from './protected-machine.ts';
@@ -37,6 +37,8 @@ export interface Unprotected {
   readonly record: ProtectionRecord;
   /** The last state, as a recovery point; undefined when there was none to save. */
   readonly point: RecoveryPoint | undefined;
+  /** The point is of the end of protection, not of some moment before it. */
+  readonly isCurrent: boolean;
   readonly problem: string | undefined;
 }
 
@@ -116,10 +118,11 @@ export class ContinuousService implements AsyncDisposable {
    * @throws ApplianceError MACHINE_NOT_FOUND, LOCKED
    */
   async unprotect(target: string): Promise<Unprotected> {
-    const machine = this.#find(target);
+    const machine = await this.#find(target);
     return this.#exclusively(machine.record.machineId, async () => {
       let point: RecoveryPoint | undefined;
       let problem: string | undefined;
+      const isCurrent = machine.status?.change.state === 'protected';
       try {
         point = await machine.foldNow('the last state under continuous protection');
       } catch (error) {
@@ -130,20 +133,24 @@ export class ContinuousService implements AsyncDisposable {
       const record = { ...machine.record, endedAt };
       await this.#records.put(record);
       this.#remember(record);
-      return { record, point, problem };
+      return { record, point, isCurrent, problem };
     });
   }
 
   /** Every machine that is protected. */
   async protection(): Promise<ProtectionStatus[]> {
-    const active = [...this.#machines.values()].filter(({ record }) => record.endedAt === undefined);
-    return Promise.all(active.map(statusOf));
+    return Promise.all(this.#active.map(statusOf));
   }
 
-  /** A recovery point of the newest state, now. Undefined for a machine that is not protected. Errors as `foldNow`. */
-  async foldNow(target: string): Promise<RecoveryPoint | undefined> {
-    const machine = [...this.#machines.values()].find((candidate) => isNamed(candidate.record, target));
-    if (machine === undefined || machine.record.endedAt !== undefined || machine.status === undefined) return undefined;
+  /**
+   * A recovery point of the newest state, now. Undefined for a machine that is not protected, or paused: an ordinary backup
+   * of it is possible then, and has what its disks hold. Errors as `foldNow`; DOMAIN_NOT_FOUND, those of libvirt.
+   */
+  async foldNow(target: string, connectUri: string): Promise<RecoveryPoint | undefined> {
+    if (!this.#active.some(({ status }) => status !== undefined) || isNbdUri(target)) return undefined;
+    const domain = await findDomain(await this.#parts.connect(connectUri), target);
+    const machine = this.#active.find(({ record }) => record.machineId === domain.uuid);
+    if (machine?.status === undefined || machine.status.change.state === 'paused') return undefined;
     return machine.foldNow('asked for by the operator');
   }
 
@@ -155,24 +162,23 @@ export class ContinuousService implements AsyncDisposable {
     target: string,
     name: string,
   ): Promise<Bookmarked<SessionMoment> & { readonly record: ProtectionRecord }> {
-    const machine = this.#find(target);
+    const machine = await this.#find(target);
     const { record } = machine;
     return this.#exclusively(record.machineId, async () => ({ ...(await machine.bookmark(name)), record }));
   }
 
-  /** True when the machine is protected: its points come from the journal. */
-  isProtected(target: string): boolean {
-    return [...this.#machines.values()].some(({ record }) => isNamed(record, target) && record.endedAt === undefined);
-  }
-
   /** Lets another tool have the machine, until `resume`. @throws ApplianceError MACHINE_NOT_FOUND */
-  async pause(target: string, reason: string): Promise<void> {
-    await this.#find(target).pause(reason);
+  async pause(target: string, reason: string): Promise<ProtectionRecord> {
+    const machine = await this.#find(target);
+    await machine.pause(reason);
+    return machine.record;
   }
 
   /** @throws ApplianceError MACHINE_NOT_FOUND */
-  resume(target: string): void {
-    this.#find(target).resume();
+  async resume(target: string): Promise<ProtectionRecord> {
+    const machine = await this.#find(target);
+    machine.resume();
+    return machine.record;
   }
 
   /** The journal of a machine, or undefined when it has none. Errors as `Journal.open`. */
@@ -217,13 +223,45 @@ export class ContinuousService implements AsyncDisposable {
     return machine;
   }
 
-  #find(target: string): ProtectedMachine {
-    for (const machine of this.#machines.values()) {
-      if (isNamed(machine.record, target) && machine.record.endedAt === undefined) return machine;
-    }
+  get #active(): ProtectedMachine[] {
+    return [...this.#machines.values()].filter(({ record }) => record.endedAt === undefined);
+  }
+
+  /** By UUID, or by name: that of now, since a machine may be renamed, and its old name given to another one. */
+  async #find(target: string): Promise<ProtectedMachine> {
+    const active = this.#active;
+    const [known, others] = partition(active, ({ record }) => record.name === target);
+    const found =
+      active.find(({ record }) => record.machineId === target.toLowerCase()) ??
+      (await this.#named(known, target)) ??
+      (await this.#named(others, target));
+    if (found !== undefined) return found;
     throw new ApplianceError('MACHINE_NOT_FOUND', `${target} is not under continuous protection`, {
       hint: `\`understudy protect ${target} --continuous\` begins it; \`understudy protection\` lists what is protected.`,
     });
+  }
+
+  /** The one that has the name now; else one that had it, and is gone. */
+  async #named(machines: readonly ProtectedMachine[], target: string): Promise<ProtectedMachine | undefined> {
+    const names = await Promise.all(machines.map((machine) => this.#nameNow(machine.record)));
+    const found = machines[names.indexOf(target)];
+    if (found === undefined) return machines.find(({ record }, at) => names[at] === null && record.name === target);
+    if (found.record.name !== target) {
+      found.record = { ...found.record, name: target };
+      await this.#records.put(found.record);
+    }
+    return found;
+  }
+
+  /** Null for a machine that is not defined any more; the last known name when the hypervisor cannot be asked. */
+  async #nameNow({ connect, machineId, name }: ProtectionRecord): Promise<string | null> {
+    try {
+      return (await (await this.#parts.connect(connect)).domainByUuid(machineId)).name;
+    } catch (error) {
+      if (hasCode(error, 'DOMAIN_NOT_FOUND')) return null;
+      if (error instanceof ApplianceError) return name;
+      throw error;
+    }
   }
 
   async #forget({ record: { machineId } }: ProtectedMachine): Promise<void> {
@@ -268,6 +306,6 @@ async function statusOf(machine: ProtectedMachine): Promise<ProtectionStatus> {
   }
 }
 
-function isNamed({ name, machineId }: ProtectionRecord, target: string): boolean {
-  return name === target || machineId === target.toLowerCase();
+function partition<T>(items: readonly T[], isFirst: (item: T) => boolean): [T[], T[]] {
+  return [items.filter(isFirst), items.filter((item) => !isFirst(item))];
 }
