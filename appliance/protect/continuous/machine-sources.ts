@@ -9,7 +9,7 @@ import { readMachine } from '../../hypervisor/libvirt/read-machine.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { JournalPlace } from '../backup-run.ts';
 import type { ProtectService } from '../protect-service.ts';
-import type { PointSources } from './point-storage.ts';
+import type { CyclePosition, PointSources } from './point-storage.ts';
 import type { ProtectionRecord, ProtectionRecords } from './protection-record.ts';
 
 export interface MachineSourcesParts {
@@ -81,11 +81,15 @@ export class MachineSources implements PointSources {
     }
   }
 
-  loadPosition(): Promise<PreviousState | undefined> {
+  loadPosition(): Promise<CyclePosition | undefined> {
     return this.#parts.records.position(this.#parts.record.machineId);
   }
 
-  savePosition(position: PreviousState): Promise<void> {
+  savePosition(position: CyclePosition): Promise<void> {
     return this.#parts.records.putPosition(this.#parts.record.machineId, position);
+  }
+
+  forgetPosition(): Promise<void> {
+    return this.#parts.records.removePosition(this.#parts.record.machineId);
   }
 }

@@ -31,6 +31,11 @@ export interface FoldableJournal extends SessionJournal, WriteLayer {
   folded(fold: { pointId: string; sequence: number }, switchBase: () => void): Promise<void>;
 }
 
+/** A position of the tracker, and how much of the journal holds what was there at that position. */
+export interface CyclePosition extends PreviousState {
+  readonly journal: { readonly logId: string; readonly sequence: number };
+}
+
 /** The ways to the machine that making points needs. */
 export interface PointSources {
   /** An ordinary backup, with a place in the journal. */
@@ -42,8 +47,9 @@ export interface PointSources {
   /** The machine's definition and firmware variables; undefined when they cannot be read now. */
   attachments(): Promise<SourceAttachment[] | undefined>;
   /** The position of the last cycle, kept through restarts. */
-  loadPosition(): Promise<PreviousState | undefined>;
-  savePosition(position: PreviousState): Promise<void>;
+  loadPosition(): Promise<CyclePosition | undefined>;
+  savePosition(position: CyclePosition): Promise<void>;
+  forgetPosition(): Promise<void>;
 }
 
 export interface PointStorageParts {
@@ -89,7 +95,9 @@ export class PointStorage implements SessionStorage, Disposable {
   async #findBase(disks: readonly SessionDisk[]): Promise<boolean> {
     if (this.#base !== undefined && hasDisks(this.#base, disks)) return true;
     const { journal } = this.#parts;
-    const fits = (await this.#journalPoints()).filter(
+    const points = await this.#journalPoints();
+    refuseOldCopy(journal, points);
+    const fits = points.filter(
       (point) =>
         point.journal.sequence >= journal.foldedSequence &&
         point.journal.sequence <= journal.lastSequence &&
@@ -128,7 +136,7 @@ export class PointStorage implements SessionStorage, Disposable {
     if (adopt === undefined) throw new ApplianceError('POINT_NOT_FOUND', `${point.id} was deleted at once`);
     await journal.folded({ pointId: point.id, sequence }, adopt);
     // The backup left a position of its own, and removed the one before.
-    await sources.savePosition({ tracker: point.tracker, disks: point.disks });
+    await sources.savePosition({ tracker: point.tracker, disks: point.disks, journal: { logId, sequence } });
     return point;
   }
 
@@ -168,7 +176,7 @@ export class PointStorage implements SessionStorage, Disposable {
     await using layer = await journal.openView(base.journal.sequence, upTo.sequence);
     if (!hasChanges(layer, base)) return undefined;
     const attachments = await sources.attachments();
-    const position = await sources.loadPosition();
+    const position = await this.#position(upTo);
     const point = await sources.exclusively((newest = base) =>
       foldJournal({
         repository,
@@ -193,7 +201,7 @@ export class PointStorage implements SessionStorage, Disposable {
     const { sources } = this.#parts;
     const base = this.#base;
     if (base === undefined) throw new ApplianceError('INTERNAL', 'an interval needs a base');
-    const source = await sources.openCycle((await sources.loadPosition()) ?? base, signal);
+    const source = await sources.openCycle((await this.#position(this.#parts.journal.newest)) ?? base, signal);
     try {
       const names = disks.map(({ name }) => name).sort();
       if (JSON.stringify(source.disks.map(({ name }) => name).sort()) !== JSON.stringify(names)) {
@@ -202,10 +210,15 @@ export class PointStorage implements SessionStorage, Disposable {
       let changedBytes = 0;
       for (const disk of source.disks) changedBytes += await this.#copyChanges(disk, signal);
       await source.assertAlive();
+      const { logId, lastSequence: sequence } = this.#parts.journal;
       return {
         changedBytes,
         commit: async () => {
-          await sources.savePosition({ tracker: source.tracker, disks: positionDisks(source) });
+          await sources.savePosition({
+            tracker: source.tracker,
+            disks: positionDisks(source),
+            journal: { logId, sequence },
+          });
           await source.commit();
         },
         abandon: async () => source[Symbol.asyncDispose](),
@@ -226,6 +239,20 @@ export class PointStorage implements SessionStorage, Disposable {
     const done = this.#lastBase.then(work);
     this.#lastBase = done.catch(() => undefined);
     return done;
+  }
+
+  /**
+   * The last position, if a state of the journal holds what was there then. Another cycle may have come after the state; and a
+   * journal that was put back from a copy lacks what the position counts on.
+   */
+  async #position({ sequence }: SessionMoment): Promise<CyclePosition | undefined> {
+    const { sources, journal } = this.#parts;
+    const position = await sources.loadPosition();
+    const isHeld = position?.journal.logId === journal.logId && position.journal.sequence <= journal.lastSequence;
+    if (isHeld) return position.journal.sequence <= sequence ? position : undefined;
+    // Never again, also when the journal has come as far once more.
+    if (position !== undefined) await sources.forgetPosition();
+    return undefined;
   }
 
   async #copyChanges(disk: BackupSource['disks'][number], signal: AbortSignal): Promise<number> {
@@ -274,6 +301,21 @@ export class PointStorage implements SessionStorage, Disposable {
     const points = (await catalog.points()).filter(isOfJournal);
     return points.filter(({ machine, journal: place }) => machine.id === machineId && place.logId === journal.logId);
   }
+}
+
+/** What a point says that the journal holds was on stable storage before the point was made. */
+function refuseOldCopy({ lastSequence, logId }: FoldableJournal, points: readonly JournalPoint[]): void {
+  const ahead = points.find(({ journal }) => journal.sequence > lastSequence);
+  if (ahead === undefined) return;
+  const { id, journal } = ahead;
+  throw new ApplianceError(
+    'WRITE_LOG_CORRUPT',
+    `the journal ends with record ${lastSequence}, and the recovery point ${id} has its record ${journal.sequence}: it is an older copy`,
+    {
+      details: { logId, lastSequence, point: id, sequence: journal.sequence },
+      hint: "End the service and move the machine's directory out of `journals/` in the state directory: a new journal begins then.",
+    },
+  );
 }
 
 function byPlace(a: JournalPoint, b: JournalPoint): number {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Catalog } from '../../catalog/catalog.ts';
-import type { PreviousState } from '../../cbt/source.ts';
 import type { MachineId } from '../../core/ids.ts';
 import type { Durability } from './journal-target.ts';
+import type { CyclePosition } from './point-storage.ts';
 
 /** A machine under continuous protection, as it is kept through restarts. */
 export interface ProtectionRecord {
@@ -40,15 +40,22 @@ export class ProtectionRecords {
 
   async remove(machineId: MachineId): Promise<void> {
     await this.#catalog.deleteRecord('session/', RECORD_PREFIX + machineId);
-    await this.#catalog.deleteRecord('session/', POSITION_PREFIX + machineId);
+    await this.removePosition(machineId);
   }
 
-  async position(machineId: MachineId): Promise<PreviousState | undefined> {
-    return (await this.#catalog.records<PreviousState>('session/')).get(POSITION_PREFIX + machineId);
+  /** Undefined also for one of which it is not known what of the journal it belongs to. */
+  async position(machineId: MachineId): Promise<CyclePosition | undefined> {
+    const found = (await this.#catalog.records<Partial<CyclePosition>>('session/')).get(POSITION_PREFIX + machineId);
+    if (found?.journal === undefined || found.tracker === undefined || found.disks === undefined) return undefined;
+    return { tracker: found.tracker, disks: found.disks, journal: found.journal };
   }
 
-  async putPosition(machineId: MachineId, { tracker, disks }: PreviousState): Promise<void> {
+  async putPosition(machineId: MachineId, { tracker, disks, journal }: CyclePosition): Promise<void> {
     const slim = disks.map(({ name, sizeBytes, identity }) => ({ name, sizeBytes, identity }));
-    await this.#catalog.putRecord('session/', POSITION_PREFIX + machineId, { tracker, disks: slim });
+    await this.#catalog.putRecord('session/', POSITION_PREFIX + machineId, { tracker, disks: slim, journal });
+  }
+
+  async removePosition(machineId: MachineId): Promise<void> {
+    await this.#catalog.deleteRecord('session/', POSITION_PREFIX + machineId);
   }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { cp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { memoryDevice } from '../../../appliance/block/memory-device.ts';
 import { systemClock } from '../../../appliance/core/clock.ts';
 import { keyFromHex } from '../../../appliance/core/content-id.ts';
 import { parseMachineId } from '../../../appliance/core/ids.ts';
-import type { PointSources } from '../../../appliance/protect/continuous/point-storage.ts';
+import type { CyclePosition, PointSources } from '../../../appliance/protect/continuous/point-storage.ts';
 import { PointStorage } from '../../../appliance/protect/continuous/point-storage.ts';
 import type { SessionDisk, SessionMoment } from '../../../appliance/protect/continuous/ports.ts';
 import type { PointDisk, RecoveryPoint } from '../../../appliance/repository/manifest.ts';
@@ -46,6 +47,7 @@ async function makeScene(t: TestContext): Promise<Scene> {
   const fixture = t.use(await FixtureRepository.create(directory));
   const journal = await openJournal(t, directory);
   const made: { current: Scene | undefined } = { current: undefined };
+  const position: { current: CyclePosition | undefined } = { current: undefined };
   const sources: PointSources = {
     backUp: async (place) => {
       const content: Record<string, ReturnType<typeof memoryDevice>> = {};
@@ -67,8 +69,13 @@ async function makeScene(t: TestContext): Promise<Scene> {
     exclusively: async (work) => work(undefined),
     openCycle: () => Promise.reject(new Error('no cycles here')),
     attachments: () => Promise.resolve([{ name: 'domain.xml', bytes: Buffer.from('<domain/>') }]),
-    loadPosition: () => Promise.resolve(undefined),
-    savePosition: () => Promise.resolve(),
+    loadPosition: () => Promise.resolve(position.current),
+    savePosition: async (given) => {
+      position.current = given;
+    },
+    forgetPosition: async () => {
+      position.current = undefined;
+    },
   };
   const { repository, catalog } = fixture;
   const parts = { repository, catalog, clock: systemClock, machineId: MACHINE, journal, sources };
@@ -277,4 +284,68 @@ test('two folds at once, and a fold while a base is made, come one after the oth
   assert.equal(late, undefined, 'the base has all of it');
   assert.deepEqual([storage.base?.id, journal.lastFold?.pointId], [base.id, base.id]);
   for (const { disk, content } of scene.disks) assert.ok((await readAll(storage.volume(disk.name))).equals(content));
+});
+
+test('a fold is tracked from a position that it holds, not from one of an interval that came after it', async (t) => {
+  const scene = await makeScene(t);
+  const { journal, storage, sources } = scene;
+  const base = await storage.makeBase(wanted(scene), none);
+  const { logId } = journal;
+  const write = async (text: string): Promise<SessionMoment> => {
+    await journal.append({ disk: storage.logDiskOf('vda'), offset: 0, data: Buffer.from(text) });
+    return journal.newest;
+  };
+  await journal.beginStretch('interval');
+  const first = await write('first');
+  const at = (sequence: number, checkpoint: string): CyclePosition => ({
+    tracker: { checkpoint },
+    disks: base.disks,
+    journal: { logId, sequence },
+  });
+  await sources.savePosition(at(first.sequence, 'first'));
+  const second = await write('second');
+  await sources.savePosition(at(second.sequence, 'second'));
+  const early = await storage.fold(first, 'of the first, while the second came', none);
+  assert.deepEqual(early?.tracker, base.tracker);
+  const late = await storage.fold(second, 'of the second', none);
+  assert.deepEqual(late?.tracker, { checkpoint: 'second' });
+});
+
+test('a journal that was put back from a copy has no position, also when it has come as far again', async (t) => {
+  const scene = await makeScene(t);
+  const { journal, storage, sources } = scene;
+  await storage.makeBase(wanted(scene), none);
+  await journal.beginStretch('writes');
+  const write = (text: string): Promise<SessionMoment> =>
+    journal.append({ disk: storage.logDiskOf('vda'), offset: 0, data: Buffer.from(text) });
+  const { sequence } = await write('one');
+  const lost = { logId: journal.logId, sequence: sequence + 2 };
+  await sources.savePosition({ tracker: { checkpoint: 'lost' }, disks: [], journal: lost });
+  await storage.fold(journal.newest, 'looks for the position', none);
+  await write('two');
+  await write('three');
+  await write('four');
+  const fold = await storage.fold(journal.newest, 'as far again', none);
+  assert.notEqual(fold?.tracker['checkpoint'], 'lost');
+});
+
+test('a journal that is older than its recovery points is no base for anything', async (t) => {
+  const scene = await makeScene(t);
+  const { journal, storage } = scene;
+  await storage.makeBase(wanted(scene), none);
+  await journal.beginStretch('writes');
+  await journal.flush();
+  const files = join(scene.directory, 'journal');
+  const copy = join(scene.directory, 'copy');
+  await cp(files, copy, { recursive: true });
+  await journal.append({ disk: storage.logDiskOf('vda'), offset: 0, data: Buffer.from('later') });
+  await storage.fold(journal.newest, 'of the part that is lost', none);
+  await journal.close();
+  await rm(files, { recursive: true });
+  await cp(copy, files, { recursive: true });
+  const old = await openJournal(t, scene.directory);
+  const { repository, catalog } = scene.fixture;
+  const { sources } = scene;
+  using next = new PointStorage({ repository, catalog, clock: systemClock, machineId: MACHINE, journal: old, sources });
+  await rejectsWith(next.hasBase(wanted(scene)), 'WRITE_LOG_CORRUPT');
 });
