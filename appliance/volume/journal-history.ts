@@ -6,7 +6,7 @@ import type { Fold, JournalEvent, Moment, StretchKind } from './journal-event.ts
 /** An unbroken part of a journal. */
 export interface Stretch {
   readonly kind: StretchKind;
-  /** The first state that it knows. */
+  /** The first state that can be opened. */
   readonly begin: Moment;
   /** The last one; while it is open, that of now. */
   readonly end: Moment;
@@ -115,12 +115,12 @@ export class JournalHistory {
     this.folds = this.folds.filter((fold) => fold.sequence >= sequence);
   }
 
-  /** The stretches; `now` is the end of an open one. */
+  /** The stretches that have a state; `now` is the end of an open one. One of intervals reaches from its first to its last. */
   stretchesAt(now: Moment): Stretch[] {
-    return this.stretches.map(({ kind, begin, end, endReason, moments }) => {
-      const isOpen = end === undefined;
-      const last = kind === 'interval' ? (moments.at(-1) ?? begin) : (end ?? now);
-      return { kind, begin, end: last, isOpen, endReason };
+    return this.stretches.flatMap(({ kind, begin, end, endReason, moments }) => {
+      const [first, last] = kind === 'interval' ? [moments[0], moments.at(-1)] : [begin, end ?? now];
+      if (first === undefined || last === undefined) return [];
+      return { kind, begin: first, end: last, isOpen: end === undefined, endReason };
     });
   }
 

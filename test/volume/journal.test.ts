@@ -127,6 +127,33 @@ test('a stretch of intervals offers its marked moments and bookmarks only', asyn
   assert.deepEqual(moments, [first, second]);
 });
 
+test('a stretch of intervals reaches from its first moment to its last, and is none before the first', async (t) => {
+  const setup = setupOf();
+  const journal = t.use(await openJournal(setup));
+  await journal.beginStretch('writes');
+  const kept = await journal.append(x(0, 0));
+  const end = await journal.endStretch('a write waited 2100 ms for the log');
+  setup.clock.ms += 10;
+  await journal.beginStretch('interval');
+  assert.deepEqual((await journal.timeline()).stretches.length, 1);
+  assert.deepEqual(await journal.resolve('newest'), end);
+  setup.clock.ms += 10;
+  await journal.append(x(0, 100));
+  const first = await journal.markMoment();
+  setup.clock.ms += 10;
+  await journal.append(x(0, 200));
+  const { stretches, gaps } = await journal.timeline();
+  assert.deepEqual(
+    stretches.slice(1).map(({ begin, end: last, isOpen }) => [begin, last, isOpen]),
+    [[first, first, true]],
+  );
+  assert.deepEqual(
+    gaps.map((gap) => [gap.begin, gap.end]),
+    [[end, first]],
+  );
+  assert.ok(kept.sequence < end.sequence);
+});
+
 test('no moment lies inside of one request', async (t) => {
   const journal = t.use(await openJournal(setupOf()));
   await journal.beginStretch('writes');
