@@ -461,7 +461,7 @@ export class LocalAppliance implements Appliance {
   }
 
   #state(core: Core, params: PointParams): Promise<RecoverableState> {
-    return findState(core, this.#selector(params));
+    return findState(core, this.#selector(params), this.#foundation.clock.nowMs());
   }
 
   async #questions(): Promise<JournalQuestions> {

@@ -22,9 +22,13 @@ export interface NamedPoint {
 }
 
 /** The state that an expression means. @throws ApplianceError as `selectState`; POINT_NOT_FOUND for a lost point */
-export async function findState({ catalog, journalOf }: Core, selector: Selector): Promise<RecoverableState> {
+export async function findState(
+  { catalog, journalOf }: Core,
+  selector: Selector,
+  nowMs: number,
+): Promise<RecoverableState> {
   try {
-    return await selectState(await catalog.points(), journalOf, selector);
+    return await selectState(await catalog.points(), journalOf, selector, nowMs);
   } catch (error) {
     if (!hasCode(error, 'POINT_NOT_FOUND') || selector.kind !== 'id') throw error;
     const lost = await catalog.lostPoints();
@@ -61,7 +65,7 @@ export async function deletePoint(
   onNotice: (sentence: string) => void,
 ): Promise<DeleteReport> {
   const selector = parseSelector(params.point, clock.nowMs());
-  if (selector.kind === 'machine') await refuseMoment(core, selector, params.point);
+  if (selector.kind === 'machine') await refuseMoment(core, clock, selector, params.point);
   const { point, isLost } = await findPointOrLost(core, selector);
   const users = isLost ? [] : await usersOf(core, point);
   if (users.length > 0) {
@@ -103,8 +107,8 @@ export async function undeletePoint({ catalog, repository }: Core, params: Point
 }
 
 /** What of a journal is newer than a point, or between two, must not end with the point beneath. */
-async function refuseMoment(core: Core, selector: Selector, expression: string): Promise<void> {
-  const { point, moment } = await findState(core, selector);
+async function refuseMoment(core: Core, clock: Clock, selector: Selector, expression: string): Promise<void> {
+  const { point, moment } = await findState(core, selector, clock.nowMs());
   if (moment === undefined) return;
   throw new ApplianceError('BAD_ARGUMENT', `${expression} is a moment of a journal, not a recovery point`, {
     hint: `Name the recovery point by its id; \`understudy points ${point.machine.name}\` lists them.`,

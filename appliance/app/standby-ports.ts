@@ -28,8 +28,10 @@ export function standbyPorts({
       );
       return point;
     },
-    stateOf: async (expression) =>
-      selectState(await catalog.points(), journalOf, parseSelector(expression, systemClock.nowMs())),
+    stateOf: async (expression) => {
+      const nowMs = systemClock.nowMs();
+      return selectState(await catalog.points(), journalOf, parseSelector(expression, nowMs), nowMs);
+    },
     pointOf: async (id) => selectPoint(await catalog.points(), { kind: 'id', prefix: id }),
   };
 }

@@ -46,13 +46,14 @@ export type JournalOf = (machine: MachineId) => Promise<SelectableJournal | unde
  * The state that a selector means, newest first wherever both would do: a moment of the machine's journal, or a recovery
  * point where the journal does not reach. A time inside a gap of the journal is refused, unless a point was taken in the
  * open end behind it. A moment at which a recovery point of the journal stands
- * is that point.
- * @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, MOMENT_IN_GAP, MOMENT_NOT_FOUND
+ * is that point. A time later than `nowMs` and than everything there is, is refused: the newest state is not what was asked for.
+ * @throws ApplianceError BAD_ARGUMENT (in the future), POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, MOMENT_IN_GAP, MOMENT_NOT_FOUND
  */
 export async function selectState(
   points: readonly RecoveryPoint[],
   journalOf: JournalOf,
   selector: Selector,
+  nowMs: number,
 ): Promise<RecoverableState> {
   if (selector.kind === 'id' || selector.moment.kind === 'earlier-point')
     return { point: selectPoint(points, selector) };
@@ -61,6 +62,7 @@ export async function selectState(
   const newest = selectPoint(points, { kind: 'machine', machine, moment: { kind: 'latest' } });
   const journal = await journalOf(newest.machine.id);
   const choice: Choice = { points: pointsOfMachine(points, newest.machine.id), selector, newest };
+  if (moment.kind === 'time' && moment.timeUs > nowMs * 1000) await refuseFuture(choice, journal, moment.timeUs, nowMs);
   if (journal === undefined) return withoutJournal(choice, moment);
   switch (moment.kind) {
     case 'latest':
@@ -79,6 +81,20 @@ interface Choice {
   readonly points: readonly RecoveryPoint[];
   readonly selector: Extract<Selector, { kind: 'machine' }>;
   readonly newest: RecoveryPoint;
+}
+
+/** Clocks are set back: what they had said before is known by its time, though that is still to come. */
+async function refuseFuture(
+  { points }: Choice,
+  journal: SelectableJournal | undefined,
+  timeUs: number,
+  nowMs: number,
+): Promise<void> {
+  const ends = (await journal?.timeline({ buckets: 0 }))?.stretches.map(({ end }) => end.timeUs) ?? [];
+  if ([...ends, ...points.map(({ createdAt }) => microseconds(createdAt))].some((known) => known >= timeUs)) return;
+  throw new ApplianceError('BAD_ARGUMENT', `${formatTimeUs(timeUs)} is in the future`, {
+    hint: `It is ${formatTimeUs(Math.floor(nowMs * 1000))} now. A time without Z or an offset is local time; NAME@latest is the newest state.`,
+  });
 }
 
 function withoutJournal({ points, selector }: Choice, moment: MomentSelector): RecoverableState {

@@ -126,7 +126,7 @@ test('what a moment is says how far it is from recovery points', async (t) => {
   const { questions, base, bookmark, journal, second } = await story(t);
   const { points, nowMs } = await questions();
   const select = (text: string): ReturnType<typeof selectState> =>
-    selectState(points, async () => journal, parseSelector(text, nowMs));
+    selectState(points, async () => journal, parseSelector(text, nowMs), nowMs);
   const state = await select('web@bookmark:"before the upgrade"');
   assert.equal(state.point.id, base.id);
   const details = momentDetails(state, points);

@@ -68,7 +68,7 @@ const POINTS = [
 ];
 
 async function select(expression: string, of: SelectableJournal | undefined, points = POINTS): Promise<string> {
-  const state = await selectState(points, async () => of, parseSelector(expression, NOW_MS));
+  const state = await selectState(points, async () => of, parseSelector(expression, NOW_MS), NOW_MS);
   return describe(state);
 }
 
@@ -144,7 +144,7 @@ test('a time in a gap is refused with the nearest moments, as one can type them'
 
 test('a bookmark brings its consistency, any other moment is crash-consistent', async () => {
   const pick = async (expression: string): Promise<RecoverableState['moment']> =>
-    (await selectState(POINTS, async () => UNBROKEN, parseSelector(expression, NOW_MS))).moment;
+    (await selectState(POINTS, async () => UNBROKEN, parseSelector(expression, NOW_MS), NOW_MS)).moment;
   const moment = { logId: LOG, sequence: 4, timeUs: T0 + 4 * HOUR_US };
   assert.deepEqual(await pick('web@bookmark:upgrade'), {
     ...moment,
@@ -167,4 +167,13 @@ test('what is not there is said to be not there', async () => {
   await assert.rejects(select('db@latest', UNBROKEN), { code: 'MACHINE_NOT_FOUND' });
   const unrelated = POINTS.slice(0, 1);
   await assert.rejects(select('web@seq:2', UNBROKEN, unrelated), { code: 'MOMENT_NOT_FOUND' });
+});
+
+test('a time to come is refused, unless something is known of it because the clock was set back', async () => {
+  const tomorrow = time(8.5);
+  for (const known of [UNBROKEN, ENDED, undefined])
+    await assert.rejects(select(tomorrow, known), { code: 'BAD_ARGUMENT' });
+  const ahead = [...POINTS, point({ id: 'dddd000000000004', sequence: 4, hours: 9 })];
+  assert.equal(await select(time(9), undefined, ahead), 'dddd');
+  assert.equal(await select(time(8), UNBROKEN), 'cccc+5');
 });
