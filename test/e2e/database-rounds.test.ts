@@ -9,12 +9,10 @@ const test = suite('a database in a guest', { requires: [...GUEST_REQUIREMENTS, 
 
 test('whatever is killed, every state that is booted is intact and has each commit that was reported', async (t) => {
   const rounds = t.use(await DatabaseRounds.create(await t.tempDir(), 20_261_121));
-  // The other kinds are parts of these two; the campaign has all of them.
-  for (const kind of ['kill-both', 'kill-original'] as const) {
-    await rounds.round(kind).catch((cause: unknown) => {
-      throw new Error(rounds.rig.steps.join('; '), { cause });
-    });
-  }
-  assert.equal(rounds.rig.databasesChecked, 4 + 1);
+  // The other kinds are parts of this one; the campaign has all of them.
+  await rounds.round('kill-both').catch((cause: unknown) => {
+    throw new Error(rounds.rig.steps.join('; '), { cause });
+  });
+  assert.equal(rounds.rig.databasesChecked, 2);
   assert.ok(rounds.rig.commitsChecked > 0);
 });

@@ -72,7 +72,7 @@ test(
   'the guest shuts itself down: DOMAIN_GONE, and the next backup is taken from its images',
   async (t) => {
     const rig = await startLibvirt(t);
-    const { domain, console, diskPath } = await startGuest(t, rig, 'shut');
+    const { domain, console, diskPath } = await startGuest(t, rig, 'shut', { hasAgent: false });
     const appliance = new ApplianceProcess(t, join(await t.tempDir(), 'state'));
     await appliance.ask('init');
     const words = ['backup', 'shut', '--connect', rig.libvirt.uri, '--json'];
@@ -89,7 +89,7 @@ test(
     await becomes('shutting-down');
     running.kill('SIGCONT');
     errorOf(await running.result, 'DOMAIN_GONE');
-    // libvirt 9 holds a machine with a backup job in this state for 30 s.
+    // libvirt 9 holds a machine with a backup job in this state for 30 s for each of its ports.
     await becomes('shut-off');
     const next = await appliance.ask<BackupReport>(...words.slice(0, -1));
     assert.equal(next.consistency, 'file-system-consistent');

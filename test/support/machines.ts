@@ -86,9 +86,15 @@ export interface RunningGuest {
   readonly diskPath: string;
 }
 
-/** The small guest with a 64 MiB ext4 disk at `/data`, up and answering. */
-export async function startGuest(t: TestContext, rig: LibvirtRig, name: string = 'guest'): Promise<RunningGuest> {
-  const shared = await guestImage();
+/** The small guest with a 64 MiB ext4 disk at `/data`, up and answering; with QEMU's agent, if there is one, unless told otherwise. */
+export async function startGuest(
+  t: TestContext,
+  rig: LibvirtRig,
+  name: string = 'guest',
+  { hasAgent = true }: { readonly hasAgent?: boolean } = {},
+): Promise<RunningGuest> {
+  const found = await guestImage();
+  const shared = { ...found, hasAgent: found.hasAgent && hasAgent };
   const acceleration = rig.libvirt.isSystem ? 'tcg' : await probeAcceleration(shared);
   // Files change hands under a daemon of the system, and QEMU of another user may not get as far as the shared ones.
   const image = rig.libvirt.isSystem ? await copyImage(shared, rig.libvirt.directory) : shared;
