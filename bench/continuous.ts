@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { appends } from './continuous/appends.ts';
 import { day } from './continuous/day.ts';
+import { failover } from './continuous/failover.ts';
+import { interval } from './continuous/interval.ts';
 import { kills } from './continuous/kills.ts';
+import { manyMachines } from './continuous/many-machines.ts';
 import { mirrorLatency } from './continuous/mirror-latency.ts';
+import { moments } from './continuous/moments.ts';
+import { powerLoss } from './continuous/power-loss.ts';
 import { type ContinuousOptions, ContinuousRun, parseOptions, type RowName, USAGE } from './continuous/run.ts';
 import { runProgram } from './program.ts';
 import { Workspace } from './workspace.ts';
@@ -18,6 +23,11 @@ await runProgram<RowName, ContinuousOptions, ContinuousRun>({
     'mirror-latency': mirrorLatency,
     appends,
     kills,
+    'power-loss': powerLoss,
+    moments,
+    interval,
+    'many-machines': manyMachines,
+    failover,
     day,
   },
   withRun: async (options, work) => {

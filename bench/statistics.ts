@@ -9,6 +9,12 @@ export function median(samples: readonly number[]): number {
   return ((sorted[middle - 1] ?? Number.NaN) + upper) / 2;
 }
 
+/** The smallest sample that this share of them does not exceed; NaN without samples. */
+export function percentile(samples: readonly number[], share: number): number {
+  const sorted = samples.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
+}
+
 /** Numbers from a seed, the same everywhere (xorshift32). Not for secrets. */
 export class Seeded {
   #state: number;

@@ -167,10 +167,10 @@ export class PrivateLibvirt implements AsyncDisposable {
   }
 
   async #endDomains(): Promise<void> {
-    for (const pid of await this.qemuPids()) {
-      signalProcess(pid, 'SIGKILL');
-      await waitUntil(() => !existsSync(`/proc/${pid}`), STOP_TIMEOUT_MS);
-    }
+    const running = await this.#runningDomains();
+    for (const { pid } of running) signalProcess(pid, 'SIGKILL');
+    // One that has ended and whose parent has not looked yet has no command line, and holds nothing any more.
+    for (const { name, pid } of running) await waitUntil(() => !isQemu(pid, name), STOP_TIMEOUT_MS);
   }
 
   async #prepare(): Promise<void> {

@@ -6,7 +6,7 @@ import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import { JournalTarget } from '../../appliance/protect/continuous/journal-target.ts';
 import { DEFAULT_SESSION_SETTINGS } from '../../appliance/protect/continuous/session-settings.ts';
 import { Journal, type JournalOptions } from '../../appliance/volume/journal.ts';
-import { loggedDevice } from '../../appliance/volume/logged-device.ts';
+import { layeredDevice, loggedDevice } from '../../appliance/volume/logged-device.ts';
 import { ServerProcess } from '../server-process.ts';
 import type { Workspace } from '../workspace.ts';
 
@@ -41,6 +41,16 @@ export function startJournalServer(workspace: Workspace, options: JournalServerO
   const args = [import.meta.filename, socketPath, JSON.stringify(options)];
   // Closing a journal seals what is left of it, which nobody needs here.
   return ServerProcess.start(process.execPath, args, { socketPath, stopSignal: 'SIGKILL' });
+}
+
+/** Disk 0 at the newest moment that can be opened, over nothing. */
+export async function newestContent(journal: Journal, sizeBytes: number): Promise<Buffer> {
+  const { sequence } = await journal.resolve('newest');
+  await using view = await journal.openView(0, sequence);
+  await using base = memoryDevice({ sizeBytes });
+  const content = Buffer.alloc(sizeBytes);
+  await layeredDevice({ base, layer: view, disk: 0 }).read(0, content);
+  return content;
 }
 
 async function serve(socketPath: string, options: JournalServerOptions): Promise<void> {

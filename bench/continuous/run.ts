@@ -7,7 +7,17 @@ import { bad, parseWords, programOptions } from '../program-options.ts';
 import type { Workspace } from '../workspace.ts';
 
 /** The rows of the benchmark of continuous protection, in the order in which they run. */
-export const ROW_NAMES = ['mirror-latency', 'appends', 'kills', 'day'] as const;
+export const ROW_NAMES = [
+  'mirror-latency',
+  'appends',
+  'kills',
+  'power-loss',
+  'moments',
+  'interval',
+  'many-machines',
+  'failover',
+  'day',
+] as const;
 export type RowName = (typeof ROW_NAMES)[number];
 
 export interface ContinuousOptions extends ProgramOptions<RowName> {
