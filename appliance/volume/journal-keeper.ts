@@ -13,6 +13,7 @@ import { RawPart } from './raw-part.ts';
 import { SealedPart, sealedName } from './sealed-part.ts';
 import { type Sealing, SealingThread } from './sealing-thread.ts';
 import type { SealingTask } from './segment-sealer.ts';
+import { WindowClock } from './window-clock.ts';
 import type { WriteLog } from './write-log.ts';
 import { SALT_BYTES, SEGMENT_HEADER_BYTES } from './write-log-format.ts';
 import type { Segment } from './write-log-segment.ts';
@@ -55,6 +56,7 @@ const MAX_OPEN_MS = 3_600_000;
 export class JournalKeeper {
   private readonly options: KeeperOptions;
   private readonly journal: KeptJournal;
+  private readonly window: WindowClock;
   private retired: { readonly part: RawPart; readonly sinceMs: number }[] = [];
   /** Files that nothing refers to any more. */
   private readonly leftovers: string[] = [];
@@ -65,6 +67,7 @@ export class JournalKeeper {
   constructor(options: KeeperOptions, journal: KeptJournal) {
     this.options = options;
     this.journal = journal;
+    this.window = new WindowClock(options.clock, options.windowMs, journal.parts.last?.lastTimeUs);
   }
 
   /** Why the last run ended early, if it did. */
@@ -243,8 +246,8 @@ export class JournalKeeper {
   /** The newest fold that the window can begin with: everything up to it may leave. */
   private boundary(): number {
     const { parts, history } = this.journal;
-    const { clock, windowMs, windowBytes } = this.options;
-    const oldestUs = (clock.nowMs() - windowMs) * 1000;
+    const { windowBytes } = this.options;
+    const oldestUs = this.window.oldestUs();
     let boundary = 0;
     for (const fold of history.knownFolds) {
       const keptBytes = parts.all.reduce((sum, part) => (part.lastSequence > boundary ? sum + part.sizeBytes : sum), 0);
