@@ -140,6 +140,8 @@ export interface ProtectionReport {
   /** When the journal was last folded into a recovery point, and why the last attempt failed. */
   readonly lastFold: string | null;
   readonly foldProblem: string | null;
+  /** How the machine was taken up after the last interruption of `writes`; null when there was none. */
+  readonly resync: ResyncReport | null;
   /** The states that it went through, oldest first. */
   readonly history: readonly {
     readonly at: string;
@@ -147,6 +149,19 @@ export interface ProtectionReport {
     readonly mode: string;
     readonly reason: string;
   }[];
+}
+
+export interface ResyncReport {
+  /** `bitmap`: caught up from the hypervisor's dirty bitmap, then copied and compared; `comparison`: only that. */
+  readonly kind: 'bitmap' | 'comparison';
+  readonly at: string;
+  /** Why the bitmap was not used; null where it was. */
+  readonly reason: string | null;
+  /** Bytes that were read to catch up. */
+  readonly changedBytes: number;
+  /** Bytes that the copy sent, and what of them differed; null until it is complete. */
+  readonly comparedBytes: number | null;
+  readonly differingBytes: number | null;
 }
 
 export interface UnprotectReport {

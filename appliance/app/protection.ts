@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { ProtectionReport, ProtectParams, UnprotectReport } from '../api/operations.ts';
+import type { ProtectionReport, ProtectParams, ResyncReport, UnprotectReport } from '../api/operations.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { ContinuousService, ProtectionStatus } from '../protect/continuous/continuous-service.ts';
+import type { Resync } from '../protect/continuous/session.ts';
 import type { Core } from './core.ts';
 
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
@@ -91,12 +92,26 @@ async function protectionReport(status: ProtectionStatus, clock: Clock): Promise
     gaps: kept.gaps,
     lastFold: session === undefined || session.lastFoldMs === null ? null : isoOfMs(session.lastFoldMs),
     foldProblem: session?.foldProblem ?? null,
+    resync: resyncReport(session?.resync ?? null),
     history: (session?.history ?? []).map(({ atMs, state, mode, reason }) => ({
       at: isoOfMs(atMs),
       state,
       mode,
       reason,
     })),
+  };
+}
+
+function resyncReport(resync: Resync | null): ResyncReport | null {
+  if (resync === null) return null;
+  const { kind, reason, atMs, changedBytes, compared } = resync;
+  return {
+    kind,
+    at: isoOfMs(atMs),
+    reason: reason === '' ? null : reason,
+    changedBytes,
+    comparedBytes: compared?.bytes ?? null,
+    differingBytes: compared?.differingBytes ?? null,
   };
 }
 

@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { ApplianceError, hasCode, toError } from '../core/errors.ts';
-import {
-  type BackupDisk,
-  type BackupServer,
-  backupXml,
-  checkpointXml,
-  readBackupXml,
-} from '../hypervisor/libvirt/backup-xml.ts';
+import { join } from 'node:path';
+import { hasCode, toError } from '../core/errors.ts';
+import { type BackupDisk, type BackupServer, backupXml, checkpointXml } from '../hypervisor/libvirt/backup-xml.ts';
 import type { BackupChannel } from './backup-channel.ts';
 import { removeLeftoverScratch, scratchPathBeside } from './leftovers.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
+import { ownBackupMark } from './own-backup.ts';
 import type { DiskPlan } from './plan-disks.ts';
 
 /** A pull backup job that runs, and what it has on the hypervisor's host. */
@@ -38,27 +33,11 @@ export function bitmapNameOf(plan: DiskPlan): string {
  */
 export async function endOrphan(prepared: PreparedMachine): Promise<void> {
   const { options, checkpoints, baseName, notices } = prepared;
-  let xml: string;
-  try {
-    xml = await options.domain.backupXml();
-  } catch (error) {
-    if (!hasCode(error, 'NO_BACKUP_JOB', 'DOMAIN_WRONG_STATE')) throw error;
-    notices.push(...(await checkpoints.deleteAllBut(baseName)));
-    await removeScratch(prepared);
-    return;
+  const mark = await ownBackupMark(options);
+  if (mark !== undefined) {
+    await options.domain.endBackup(mark);
+    notices.push('a backup job that an interrupted run had left was ended');
   }
-  const { socketPath, exportNames } = readBackupXml(xml);
-  const isOurs =
-    socketPath === undefined
-      ? exportNames.every((name) => checkpoints.isOwn(name))
-      : dirname(dirname(socketPath)) === options.runtimeDirectory;
-  if (!isOurs) {
-    throw new ApplianceError('DOMAIN_BUSY', `another backup job runs on ${options.domain.name}`, {
-      hint: 'Wait until the other backup tool has finished, or end its job with `virsh domjobabort`.',
-    });
-  }
-  await options.domain.endBackup(socketPath ?? commonStart(exportNames));
-  notices.push('a backup job that an interrupted run had left was ended');
   notices.push(...(await checkpoints.deleteAllBut(baseName)));
   await removeScratch(prepared);
 }
@@ -66,11 +45,6 @@ export async function endOrphan(prepared: PreparedMachine): Promise<void> {
 /** On another host libvirt removes them at the job's end, and nobody else can. */
 async function removeScratch({ endpoint, plans }: PreparedMachine): Promise<void> {
   if (endpoint.kind === 'local') await removeLeftoverScratch(plans);
-}
-
-function commonStart(names: readonly string[]): string {
-  const [first = ''] = names;
-  return first.slice(0, first.indexOf('/') + 1);
 }
 
 /** When libvirt cannot use the old checkpoint, everything is scanned instead, with libvirt's reason. */

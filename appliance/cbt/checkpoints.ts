@@ -10,9 +10,12 @@ import type { Domain } from '../hypervisor/libvirt/domain.ts';
 export class OwnCheckpoints {
   readonly #prefix: string;
   readonly #domain: Domain;
+  readonly #kept: readonly string[];
 
-  constructor(domain: Domain, repositoryId: string) {
+  /** `kept`: names of those that something else still needs. */
+  constructor(domain: Domain, repositoryId: string, kept: readonly string[] = []) {
     this.#domain = domain;
+    this.#kept = kept;
     this.#prefix = prefixOf(repositoryId);
   }
 
@@ -29,11 +32,11 @@ export class OwnCheckpoints {
     return (await this.#domain.checkpoints()).map(({ name }) => name);
   }
 
-  /** Deletes every own checkpoint but `keep`; sentences about those that could not be deleted. */
-  async deleteAllBut(keep: string | undefined): Promise<string[]> {
+  /** Deletes every own checkpoint but those and the kept ones; sentences about the ones that could not be deleted. */
+  async deleteAllBut(...keep: readonly (string | undefined)[]): Promise<string[]> {
     const problems: string[] = [];
     for (const checkpoint of await this.#domain.checkpoints()) {
-      if (!this.isOwn(checkpoint.name) || checkpoint.name === keep) continue;
+      if (!this.isOwn(checkpoint.name) || [...keep, ...this.#kept].includes(checkpoint.name)) continue;
       const problem = await this.#delete(checkpoint.name);
       if (problem !== undefined) problems.push(problem);
     }

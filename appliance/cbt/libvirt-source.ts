@@ -22,6 +22,8 @@ export interface LibvirtSourceOptions {
   readonly previous: PreviousState | undefined;
   readonly repositoryId: string;
   readonly isFullScanRequested: boolean;
+  /** Own checkpoints that somebody else continues from: they stay. */
+  readonly keptCheckpoints?: readonly string[];
   /** False leaves the guest's agent alone. Default: true. */
   readonly freezesGuest?: boolean;
   /** False leaves the machine's definition and firmware variables out. Default: true. */
@@ -33,6 +35,8 @@ export interface LibvirtSourceOptions {
   /** An existing directory for scratch files of disks that do not lie in files. */
   readonly scratchDirectory: string;
   readonly freezeMarker: FreezeMarker;
+  /** Hears, once, why the end of the backup job takes long. */
+  readonly onWait?: (reason: string) => void;
   readonly clock: Clock;
   readonly signal: AbortSignal;
 }
@@ -65,7 +69,7 @@ export async function openLibvirtSource(options: LibvirtSourceOptions): Promise<
     signal: options.signal,
     ...(options.knownLevels === undefined ? {} : { knownLevels: options.knownLevels }),
   });
-  const checkpoints = new OwnCheckpoints(options.domain, options.repositoryId);
+  const checkpoints = new OwnCheckpoints(options.domain, options.repositoryId, options.keptCheckpoints);
   const base = await findBase(machine, checkpoints, options.previous);
   const plans = planDisks({
     machine,

@@ -20,6 +20,7 @@ import {
 } from './backup-job.ts';
 import { changedExtents } from './changes.ts';
 import type { PreparedMachine } from './libvirt-source.ts';
+import { JOB_WAIT, SAID_AFTER_MS } from './own-backup.ts';
 import { withFrozenGuest } from './quiesce.ts';
 import type { BackupSource, SourceDisk } from './source.ts';
 import { SpaceWatch } from './space-watch.ts';
@@ -198,12 +199,15 @@ class LiveSource implements BackupSource {
     this.#isJobEnded = true;
     this.#space?.stop();
     await Promise.allSettled(this.#devices.map((device) => device.close()));
+    const waiting = setTimeout(() => this.#prepared.options.onWait?.(JOB_WAIT), SAID_AFTER_MS);
     try {
       await this.#prepared.options.domain.endBackup(this.#job.mark);
     } catch (error) {
       if (!hasCode(error, 'DOMAIN_WRONG_STATE', 'DOMAIN_NOT_FOUND')) {
         this.notices.push(`the backup job could not be ended: ${toError(error).message}`);
       }
+    } finally {
+      clearTimeout(waiting);
     }
     await removeTraces(this.#prepared, this.#job);
     await this.#resources.disposeAsync();

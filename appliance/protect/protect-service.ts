@@ -15,6 +15,8 @@ import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import { type RecoveryPoint, rootsOf } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
 import { type JournalPlace, runBackup } from './backup-run.ts';
+import { checkpointsOf } from './continuous/cycle-position.ts';
+import { ProtectionRecords } from './continuous/protection-record.ts';
 import { byAge } from './point-selector.ts';
 
 export interface ProtectContext {
@@ -81,9 +83,11 @@ export class ProtectService {
     const connection = await this.#options.connect(request.connectUri);
     const domain = await findDomain(connection, request.target);
     const machineId = parseMachineId(domain.uuid);
+    const position = await new ProtectionRecords(this.#options.catalog).position(machineId);
     return this.exclusively(machineId, domain.name, (previous) =>
       this.#run({ previous, journalPlace: request.journalPlace }, context, () =>
         openLibvirtSource({
+          keptCheckpoints: checkpointsOf(position),
           connection,
           domain,
           previous,
@@ -93,6 +97,7 @@ export class ProtectService {
           scratchDirectory: this.#options.scratchDirectory,
           freezeMarker: this.freezeMarker({ connectUri: request.connectUri, machine: machineId }),
           clock: this.#options.clock,
+          onWait: (reason) => context.onNotice(reason),
           signal: context.signal,
         }),
       ),

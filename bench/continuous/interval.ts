@@ -150,12 +150,17 @@ function timedStorage(storage: PointStorage, timed: TimedConnection, onCycle: (c
     logDiskOf: (disk) => storage.logDiskOf(disk),
     volume: (disk) => storage.volume(disk),
     fold: (upTo, reason, signal) => storage.fold(upTo, reason, signal),
-    cycle: async (disks, signal) => {
+    newPosition: () => storage.newPosition(),
+    adoptPosition: (position, newer) => storage.adoptPosition(position, newer),
+    releaseMachine: (signal) => storage.releaseMachine(signal),
+    onWait: (listener) => storage.onWait(listener),
+    cycle: async (disks, wish, signal) => {
       timed.take();
       const beganMs = systemClock.elapsedMs();
-      const cycle = await storage.cycle(disks, signal);
+      const cycle = await storage.cycle(disks, wish, signal);
       return {
         changedBytes: cycle.changedBytes,
+        takenAtMs: cycle.takenAtMs,
         commit: () => cycle.commit(),
         abandon: async () => {
           await cycle.abandon();

@@ -39,6 +39,10 @@ export class NbdMachine implements MachineWatch, MirrorLines {
     return { [Symbol.dispose]: () => undefined };
   }
 
+  endLeftovers(): Promise<void> {
+    return Promise.resolve();
+  }
+
   async open(targets: readonly MirrorTarget[]): Promise<MirrorLine> {
     const path = this.#socketPath;
     const server = await NbdServer.listen({ listen: { kind: 'unix', path } });

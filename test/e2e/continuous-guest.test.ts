@@ -104,9 +104,11 @@ test('acknowledged writes outlive a kill of the service, the guest runs on, and 
   while ((await doneNumber(shell)) < atKill + 50) await delay(POLL_MS);
   await using again = await appliance.serve();
   const report = await until(scene, 'protected');
-  assert.equal(report.gaps.length, 1);
-  const [gap] = report.gaps;
-  assert.equal(gap?.reason, 'interrupted');
+  const [gap, copying] = report.gaps;
+  assert.deepEqual([report.gaps.length, gap?.reason, report.resync?.kind], [2, 'interrupted', 'bitmap']);
+  assert.ok(gap !== undefined && copying !== undefined);
+  const caughtUp = lastNumber(await appliance.restored(`web@${copying.from}`, '--disk', 'vdb'));
+  assert.ok(caughtUp >= atKill + 50, `caught up to ${caughtUp}`);
   const atEnd = await appliance.restored(`web@${gap.from}`, '--disk', 'vdb');
   assert.ok(lastNumber(atEnd) >= acknowledged, `${lastNumber(atEnd)} of ${acknowledged} acknowledged`);
   await shell.expect('rm /tmp/go; sleep 1');
@@ -136,7 +138,11 @@ test('reboot, shutdown and start of a guest', async (t) => {
   await until(scene, 'protected');
   await shell.expect('echo after > /data/after; sync');
   const report = await protection(scene);
-  assert.deepEqual([report.rpoMs, report.gaps.length], [0, 1]);
+  assert.deepEqual(
+    [report.rpoMs, report.gaps.length, report.resync?.kind],
+    [0, 2, 'bitmap'],
+    report.resync?.reason ?? '',
+  );
   await appliance.ask('unprotect', 'web');
   service.child.kill('SIGTERM');
   await service.result;

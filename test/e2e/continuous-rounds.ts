@@ -83,8 +83,7 @@ export class ContinuousRounds implements AsyncDisposable {
     if (kind === 'kill-service') {
       const reported = await this.#killServiceOfRunning();
       await this.#examineMoments(commits, reported.atMs);
-      const gapFrom = await this.#lastGap();
-      await rig.examine(`${ORIGINAL}@${gapFrom}`, reported.number);
+      for (const from of await this.#gapsSinceKill()) await rig.examine(`${ORIGINAL}@${from}`, reported.number);
       return;
     }
     const killedAtMs = systemClock.nowMs();
@@ -134,10 +133,12 @@ export class ContinuousRounds implements AsyncDisposable {
     return reported;
   }
 
-  async #lastGap(): Promise<string> {
-    const gap = (await this.#report()).gaps.at(-1);
-    assert.ok(gap !== undefined, 'the time without service is no gap');
-    return gap.from;
+  /** Where the last gap by a kill begins, and, behind it, the state that was caught up to. */
+  async #gapsSinceKill(): Promise<string[]> {
+    const { gaps } = await this.#report();
+    const last = gaps.findLastIndex(({ reason }) => reason === 'interrupted');
+    assert.ok(last !== -1, 'the time without service is no gap');
+    return gaps.slice(last).map(({ from }) => from);
   }
 
   async #bootNewest(reported: number): Promise<void> {

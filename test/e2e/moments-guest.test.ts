@@ -142,6 +142,6 @@ test('a time in a gap is refused with moments that can be taken instead', async 
   const [before = '', after = ''] = states;
   assert.equal(lastNumber(await appliance.restored(before, '--disk', 'vdb')), 3);
   assert.equal(lastNumber(await appliance.restored(after, '--disk', 'vdb')), 4);
-  assert.equal((await appliance.ask<TimelineReport>('timeline', 'web')).gaps.length, 1);
+  assert.equal((await appliance.ask<TimelineReport>('timeline', 'web')).gaps.length, 2);
   await appliance.refused('BAD_ARGUMENT', 'delete', 'web@latest', '--yes');
 });

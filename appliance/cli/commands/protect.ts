@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { ProtectionReport } from '../../api/operations.ts';
+import type { ProtectionReport, ResyncReport } from '../../api/operations.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
@@ -137,7 +137,7 @@ function modeOf({ mode, intervalMs }: ProtectionReport): string {
 }
 
 function detailsOf(report: ProtectionReport, paint: Paint): string {
-  const { gaps, window, lastFold, foldProblem } = report;
+  const { gaps, window, lastFold, foldProblem, resync } = report;
   const shown = gaps.slice(-5).map(({ from, to, reason }): readonly [string, string] => {
     const until = to === null ? 'now' : formatTime(to);
     return ['gap', `${formatTime(from)} to ${until}: ${plain(reason)}`];
@@ -149,10 +149,21 @@ function detailsOf(report: ProtectionReport, paint: Paint): string {
     ['moments', window === null ? 'none yet' : `${formatTime(window.from)} to ${formatTime(window.to)}`],
     ['last fold', lastFold === null ? 'none yet' : formatTime(lastFold)],
     ...(foldProblem === null ? [] : [['fold failed', plain(foldProblem)] as const]),
+    ...(resync === null ? [] : [['taken up', resyncText(resync)] as const]),
     ['gaps', count(gaps.length, 'gap')],
     ...shown,
   ];
   return `${paint('bold', plain(report.machine))}\n${renderFields(fields, paint)}`;
+}
+
+function resyncText({ kind, at, reason, changedBytes, comparedBytes, differingBytes }: ResyncReport): string {
+  const caughtUp = kind === 'bitmap' ? `${formatBytes(changedBytes)} read from the dirty bitmap` : 'no dirty bitmap';
+  const why = reason === null ? '' : ` (${plain(reason)})`;
+  const compared =
+    comparedBytes === null || differingBytes === null
+      ? 'the disks are being copied whole'
+      : `${formatBytes(comparedBytes)} copied and compared, ${formatBytes(differingBytes)} differed`;
+  return `${formatTime(at)}: ${caughtUp}${why}; ${compared}`;
 }
 
 /** Protected machines need the service: when there is one and no service, the service is started. */

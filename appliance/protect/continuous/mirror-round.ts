@@ -9,6 +9,12 @@ import { type SeedingTarget, seedingTarget } from './seeding-target.ts';
 import type { SessionSettings } from './session-settings.ts';
 import type { RoundEnd, RoundStop } from './session-state.ts';
 
+/** What the first copy sent over all disks, and how much of it the volumes did not hold. */
+export interface Compared {
+  readonly bytes: number;
+  readonly differingBytes: number;
+}
+
 export interface MirrorRoundParts {
   readonly clock: Clock;
   readonly settings: SessionSettings;
@@ -20,7 +26,7 @@ export interface MirrorRoundParts {
   /** The reason of an end in the words that the timeline keeps. */
   readonly explain: (end: RoundEnd) => Promise<string>;
   /** Called when an unbroken stretch has begun. */
-  readonly onProtected: () => void;
+  readonly onProtected: (compared: Compared) => void;
   /** Called a few times a second while the stretch lasts. */
   readonly onTick: () => void;
 }
@@ -129,7 +135,16 @@ export class MirrorRound {
       const options = { log: journal, disk: storage.logDiskOf(disk.name), sizeBytes: disk.sizeBytes, volume };
       target.release(new JournalTarget({ ...options, durability: settings.durability }));
     }
-    onProtected();
+    onProtected(this.#compared());
+  }
+
+  #compared(): Compared {
+    let [bytes, differingBytes] = [0, 0];
+    for (const { seeding } of this.#targets) {
+      bytes += seeding.counts.differing + seeding.counts.equal;
+      differingBytes += seeding.counts.differing;
+    }
+    return { bytes, differingBytes };
   }
 
   #tick(): void {

@@ -7,8 +7,8 @@ import type { Catalog } from '../../catalog/catalog.ts';
 import type { BackupSource, PreviousState, SourceAttachment } from '../../cbt/source.ts';
 import type { Clock } from '../../core/clock.ts';
 import { keyFromHex } from '../../core/content-id.ts';
-import { ApplianceError } from '../../core/errors.ts';
-import { endOf } from '../../core/extents.ts';
+import { ApplianceError, hasCode } from '../../core/errors.ts';
+import type { Range } from '../../core/extents.ts';
 import type { MachineId } from '../../core/ids.ts';
 import { type PointDisk, type RecoveryPoint, rootsOf } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
@@ -17,8 +17,10 @@ import { loggedDevice } from '../../volume/logged-device.ts';
 import { PointDevice } from '../../volume/point-device.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
 import type { JournalPlace } from '../backup-run.ts';
-import type { IntervalCycle, SessionDisk, SessionJournal, SessionMoment, SessionStorage } from './ports.ts';
-import { seedingTarget } from './seeding-target.ts';
+import type { CyclePosition } from './cycle-position.ts';
+import type { CycleWish, IntervalCycle, SessionDisk, SessionJournal, SessionMoment, SessionStorage } from './ports.ts';
+
+import { type RecordedRanges, readChanges, recordedRanges } from './read-changes.ts';
 
 /** The journal as folding needs it. */
 export interface FoldableJournal extends SessionJournal, WriteLayer {
@@ -31,9 +33,11 @@ export interface FoldableJournal extends SessionJournal, WriteLayer {
   folded(fold: { pointId: string; sequence: number }, switchBase: () => void): Promise<void>;
 }
 
-/** A position of the tracker, and how much of the journal holds what was there at that position. */
-export interface CyclePosition extends PreviousState {
-  readonly journal: { readonly logId: string; readonly sequence: number };
+export interface CycleStart {
+  /** Undefined: everything is read. */
+  readonly position: PreviousState | undefined;
+  /** The newest point of the journal: an ordinary backup continues from its position, which stays. */
+  readonly base: RecoveryPoint;
 }
 
 /** The ways to the machine that making points needs. */
@@ -42,14 +46,21 @@ export interface PointSources {
   backUp(place: JournalPlace, signal: AbortSignal): Promise<RecoveryPoint>;
   /** Runs what makes a point, alone; with the machine's newest point. */
   exclusively<T>(work: (newest: RecoveryPoint | undefined) => Promise<T>): Promise<T>;
-  /** What changed since a position of the tracker. */
-  openCycle(previous: PreviousState, signal: AbortSignal): Promise<BackupSource>;
+  /** What changed since a position of the tracker; everything without one. */
+  openCycle(from: CycleStart, signal: AbortSignal): Promise<BackupSource>;
   /** The machine's definition and firmware variables; undefined when they cannot be read now. */
   attachments(): Promise<SourceAttachment[] | undefined>;
   /** The position of the last cycle, kept through restarts. */
   loadPosition(): Promise<CyclePosition | undefined>;
   savePosition(position: CyclePosition): Promise<void>;
   forgetPosition(): Promise<void>;
+  /** A position of now, beside those that there are; undefined where a disk cannot have one. */
+  newPosition(): Promise<PreviousState | undefined>;
+  /** Removes all positions of ours at the hypervisor but these. */
+  dropPositionsBut(keep: readonly PreviousState[]): Promise<void>;
+  /** As `SessionStorage.releaseMachine`. */
+  release(signal: AbortSignal): Promise<void>;
+  onWait(listener: (reason: string) => void): void;
 }
 
 export interface PointStorageParts {
@@ -60,8 +71,6 @@ export interface PointStorageParts {
   readonly journal: FoldableJournal;
   readonly sources: PointSources;
 }
-
-const CYCLE_PIECE_BYTES: number = 1024 * 1024;
 
 /**
  * The recovery points beneath a journal, over a real repository. The volume of a disk is the base point with the journal's
@@ -197,22 +206,28 @@ export class PointStorage implements SessionStorage, Disposable {
     return point;
   }
 
-  async cycle(disks: readonly SessionDisk[], signal: AbortSignal): Promise<IntervalCycle> {
-    const { sources } = this.#parts;
+  async cycle(disks: readonly SessionDisk[], wish: CycleWish, signal: AbortSignal): Promise<IntervalCycle> {
+    const { sources, journal } = this.#parts;
     const base = this.#base;
-    if (base === undefined) throw new ApplianceError('INTERNAL', 'an interval needs a base');
-    const source = await sources.openCycle((await this.#position(this.#parts.journal.newest)) ?? base, signal);
+    if (base === undefined) throw new ApplianceError('INTERNAL', 'a cycle needs a base');
+    const position = await this.#position(journal.newest);
+    const recorded = await this.#recordedSince(position);
+    if (wish.kind === 'catch-up' && recorded === undefined) {
+      throw new ApplianceError('TRACKER_FAILED', 'there is no position from which on the journal has every record');
+    }
+    const source = await sources.openCycle({ position: recorded && position, base }, signal);
     try {
       const names = disks.map(({ name }) => name).sort();
       if (JSON.stringify(source.disks.map(({ name }) => name).sort()) !== JSON.stringify(names)) {
         throw new ApplianceError('SOURCE_CHANGED', 'the disks of the machine changed');
       }
-      let changedBytes = 0;
-      for (const disk of source.disks) changedBytes += await this.#copyChanges(disk, signal);
+      const volume = (disk: string): BlockDevice => this.volume(disk);
+      const changedBytes = await readChanges({ source, volume, recorded: recorded ?? new Map(), wish, signal });
       await source.assertAlive();
-      const { logId, lastSequence: sequence } = this.#parts.journal;
+      const { logId, lastSequence: sequence } = journal;
       return {
         changedBytes,
+        takenAtMs: source.takenAtMs,
         commit: async () => {
           await sources.savePosition({
             tracker: source.tracker,
@@ -227,6 +242,34 @@ export class PointStorage implements SessionStorage, Disposable {
       await source[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  async newPosition(): Promise<CyclePosition | undefined> {
+    const { sources, journal } = this.#parts;
+    const { logId, lastSequence: sequence } = journal;
+    const position = await sources.newPosition();
+    return position && { ...position, journal: { logId, sequence } };
+  }
+
+  adoptPosition(position: CyclePosition, newer: CyclePosition): Promise<void> {
+    const { sources, journal } = this.#parts;
+    // All that the disks had then has come, and more.
+    const { sequence: newerAfter } = position.journal;
+    const { logId, lastSequence: sequence } = journal;
+    return this.#alone(async () => {
+      await journal.flush();
+      await sources.savePosition({ ...position, journal: { logId, sequence, newerAfter } });
+      // An ordinary backup would continue from the position of the newest point.
+      await sources.dropPositionsBut([position, newer, ...(this.#base === undefined ? [] : [this.#base])]);
+    });
+  }
+
+  releaseMachine(signal: AbortSignal): Promise<void> {
+    return this.#parts.sources.release(signal);
+  }
+
+  onWait(listener: (reason: string) => void): void {
+    this.#parts.sources.onWait(listener);
   }
 
   [Symbol.dispose](): void {
@@ -255,29 +298,26 @@ export class PointStorage implements SessionStorage, Disposable {
     return undefined;
   }
 
-  async #copyChanges(disk: BackupSource['disks'][number], signal: AbortSignal): Promise<number> {
-    const volume = this.volume(disk.name);
-    if (volume.sizeBytes !== disk.device.sizeBytes) {
-      throw new ApplianceError('SOURCE_CHANGED', `the size of ${disk.name} changed`);
-    }
-    const { target, device } = seedingTarget(volume);
-    let changedBytes = 0;
-    const piece = Buffer.allocUnsafe(Math.min(CYCLE_PIECE_BYTES, disk.device.limits.maximumBytes));
-    for await (const extent of disk.changes()) {
-      signal.throwIfAborted();
-      changedBytes += extent.length;
-      if (extent.kind !== 'data') {
-        await device.zero(extent);
-        continue;
+  /**
+   * What the journal wrote into each disk since a position. The tracker would name all of it, unless the disk is an older
+   * copy that was put back, account and all. Undefined when the journal cannot tell.
+   */
+  async #recordedSince(position: CyclePosition | undefined): Promise<RecordedRanges | undefined> {
+    const { journal } = this.#parts;
+    if (position === undefined) return undefined;
+    const { sequence, newerAfter = sequence } = position.journal;
+    const ranges = new Map<string, readonly Range[]>();
+    try {
+      await using layer = await journal.openView(newerAfter, journal.lastSequence);
+      for (const { name, sizeBytes } of this.#base?.disks ?? []) {
+        ranges.set(name, recordedRanges(layer, this.logDiskOf(name), sizeBytes));
       }
-      for (let offset = extent.offset; offset < endOf(extent); offset += piece.length) {
-        const part = piece.subarray(0, Math.min(piece.length, endOf(extent) - offset));
-        await disk.device.read(offset, part);
-        await device.write(offset, part);
-      }
+      return ranges;
+    } catch (error) {
+      // It has left the window.
+      if (hasCode(error, 'MOMENT_NOT_FOUND')) return undefined;
+      throw error;
     }
-    await target.settle(signal);
-    return changedBytes;
   }
 
   /** Holds a point. What makes it the base, and lets go of the one before; undefined when the point was deleted. */

@@ -2,6 +2,7 @@
 import type { BlockDevice } from '../../block/block-device.ts';
 import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
 import type { WriteSink } from '../../volume/write-layer.ts';
+import type { CyclePosition } from './cycle-position.ts';
 import type { MirrorTarget } from './mirror-target.ts';
 
 /** A disk of the machine that can be protected. */
@@ -49,6 +50,8 @@ export interface MirrorLine extends AsyncDisposable {
 export interface MirrorLines {
   /** Offers the targets. `onLost` is called at once when a mirror's connection ends. */
   open(targets: readonly MirrorTarget[], onLost: (disk: string) => void): Promise<MirrorLine>;
+  /** Ends the mirrors that an earlier process left: nothing else can be done with their disks. */
+  endLeftovers(): Promise<unknown>;
 }
 
 /** A moment of a journal. */
@@ -75,10 +78,19 @@ export interface SessionJournal extends WriteSink {
 export interface IntervalCycle {
   /** Bytes that the hypervisor called changed. */
   readonly changedBytes: number;
+  /** The moment that was read, ms since the epoch. */
+  readonly takenAtMs: number;
   /** The position becomes the base of the next cycle; after the journal was flushed. */
   commit(): Promise<void>;
   /** Gives the position up, when it was not committed. */
   abandon(): Promise<void>;
+}
+
+/** `interval`: everything is read where the tracker's account cannot be used. */
+export interface CycleWish {
+  readonly kind: 'interval' | 'catch-up';
+  /** Nobody looked at the machine since the last one. */
+  readonly isAfterBreak: boolean;
 }
 
 /**
@@ -96,6 +108,20 @@ export interface SessionStorage {
   volume(disk: string): BlockDevice;
   /** Makes a recovery point of the state at `upTo`, which becomes the base. Undefined when there is nothing to fold. */
   fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined>;
-  /** Reads what changed since the last position into the volumes. */
-  cycle(disks: readonly SessionDisk[], signal: AbortSignal): Promise<IntervalCycle>;
+  /**
+   * Reads what changed since the last position into the volumes. As a catch-up, with nothing but what the hypervisor kept
+   * account of: @throws ApplianceError TRACKER_FAILED with the reason when that cannot be trusted
+   */
+  cycle(disks: readonly SessionDisk[], wish: CycleWish, signal: AbortSignal): Promise<IntervalCycle>;
+  /** A new position, at a moment from which on every write comes to the journal; undefined where disks cannot have one. */
+  newPosition(): Promise<CyclePosition | undefined>;
+  /** Makes a position that of the next cycle. Of the older ones nothing stays; `newer` does. */
+  adoptPosition(position: CyclePosition, newer: CyclePosition): Promise<void>;
+  /**
+   * Ends what the appliance itself left running on the machine, and waits for it.
+   * @throws ApplianceError DOMAIN_BUSY when somebody else holds the machine
+   */
+  releaseMachine(signal: AbortSignal): Promise<void>;
+  /** The one listener that hears why something takes long. */
+  onWait(listener: (reason: string) => void): void;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Catalog } from '../../catalog/catalog.ts';
 import type { MachineId } from '../../core/ids.ts';
+import type { CyclePosition } from './cycle-position.ts';
 import type { Durability } from './journal-target.ts';
-import type { CyclePosition } from './point-storage.ts';
 
 /** A machine under continuous protection, as it is kept through restarts. */
 export interface ProtectionRecord {

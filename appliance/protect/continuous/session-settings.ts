@@ -10,6 +10,8 @@ export interface SessionSettings extends FoldLimits {
   readonly durability: Durability;
   /** How often what is acknowledged is flushed: with the time that takes, it is on stable storage within a second. */
   readonly flushMs: number;
+  /** How often the tracker's position is renewed, while every write is kept; see `PositionRenewal`. */
+  readonly renewMs: number;
   readonly latency: LatencyLimits;
   /** How often intervals are taken while writes would be too slow, and for how long the first time; then twice as long. */
   readonly fallbackIntervalMs: number;
@@ -28,6 +30,7 @@ export const DEFAULT_SESSION_SETTINGS: SessionSettings = {
   intervalMs: 0,
   durability: 'group',
   flushMs: 500,
+  renewMs: 10 * MINUTE_MS,
   latency: DEFAULT_LATENCY_LIMITS,
   fallbackIntervalMs: 10_000,
   fallbackMs: MINUTE_MS,

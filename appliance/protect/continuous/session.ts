@@ -4,16 +4,17 @@ import { ApplianceError, toError } from '../../core/errors.ts';
 import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
 import { FoldSchedule } from '../../volume/fold-schedule.ts';
 import { BookmarkQueue } from './bookmark-queue.ts';
-import { MirrorRound } from './mirror-round.ts';
+import { catchUp, type KeptState, takeIntervals } from './interval-round.ts';
+import { type Compared, MirrorRound } from './mirror-round.ts';
 import type {
   MachineFacts,
   MachineWatch,
   MirrorLines,
-  SessionDisk,
   SessionJournal,
   SessionMoment,
   SessionStorage,
 } from './ports.ts';
+import { PositionRenewal } from './position-renewal.ts';
 import type { SessionSettings } from './session-settings.ts';
 import { type RoundEnd, RoundStop, type SessionMode, type StateChange, StateHistory } from './session-state.ts';
 
@@ -37,6 +38,24 @@ export interface SessionStatus {
   /** When the last recovery point was folded, and why the last attempt failed. */
   readonly lastFoldMs: number | null;
   readonly foldProblem: string | null;
+  /** How the machine was taken up the last time, as far as that has got. */
+  readonly resync: Resync | null;
+}
+
+/**
+ * How a machine under protection of every write was taken up again. `bitmap`: first what changed was read from the
+ * hypervisor's account of it, which gave a state that can be recovered; `comparison`: there was no account that could be
+ * trusted. Either way the disks are then copied whole and compared.
+ */
+export interface Resync {
+  readonly kind: 'bitmap' | 'comparison';
+  /** Why there was no account; empty for `bitmap`. */
+  readonly reason: string;
+  readonly atMs: number;
+  /** What was read from the account. */
+  readonly changedBytes: number;
+  /** What the copy sent, and what of it differed; null until it is complete. */
+  readonly compared: Compared | null;
 }
 
 /** So long a hypervisor is waited for that may know why a mirror ended. */
@@ -65,6 +84,9 @@ export class ContinuousSession implements AsyncDisposable {
   /** Elapsed time until which intervals are taken instead of writes. */
   #fallbackUntilMs = 0;
   #newestMoment: SessionMoment | undefined;
+  /** When the machine was in the newest state. */
+  #newestStateMs: number | undefined;
+  #resync: Resync | null = null;
   readonly #folds: FoldSchedule;
   readonly #bookmarks = new BookmarkQueue();
 
@@ -76,7 +98,9 @@ export class ContinuousSession implements AsyncDisposable {
       parts.onChange,
     );
     this.#folds = new FoldSchedule(parts.clock, parts.settings, parts.journal);
+    parts.storage.onWait((waiting) => this.#explainWait(waiting));
     this.#newestMoment = parts.lastMoment;
+    this.#newestStateMs = parts.lastMoment && parts.lastMoment.timeUs / 1000;
     this.#wasProtected = parts.lastMoment !== undefined;
   }
 
@@ -89,14 +113,15 @@ export class ContinuousSession implements AsyncDisposable {
     const change = this.#standing();
     const isUnbroken = change.state === 'protected' && change.mode === 'writes';
     const wasUnbroken = this.#history.current.state === 'protected' && change.mode === 'writes';
-    const newest = wasUnbroken ? this.#parts.journal.newest : this.#newestMoment;
-    const rpoMs = isUnbroken ? 0 : newest === undefined ? null : Math.max(0, clock.nowMs() - newest.timeUs / 1000);
+    const newestMs = wasUnbroken ? this.#parts.journal.newest.timeUs / 1000 : this.#newestStateMs;
+    const rpoMs = isUnbroken ? 0 : newestMs === undefined ? null : Math.max(0, clock.nowMs() - newestMs);
     return {
       change,
       history: this.#history.all(),
       rpoMs,
       lastFoldMs: this.#folds.lastFoldMs,
       foldProblem: this.#folds.problem,
+      resync: this.#resync,
     };
   }
 
@@ -191,7 +216,7 @@ export class ContinuousSession implements AsyncDisposable {
 
   /** One round; undefined when there is nothing to do until something changes. */
   async #round(): Promise<RoundEnd | undefined> {
-    const { watch, storage } = this.#parts;
+    const { watch, storage, lines } = this.#parts;
     if (this.#pauseReason !== undefined) {
       this.#history.move('paused', this.#mode(), this.#pauseReason);
       return undefined;
@@ -208,7 +233,10 @@ export class ContinuousSession implements AsyncDisposable {
       const { reason } = this.#history.current;
       const why = this.#history.current.state === 'paused' ? 'the machine runs' : reason;
       this.#history.move(this.#wasProtected ? 'resyncing' : 'seeding', this.#mode(), why);
-      if (!(await storage.hasBase(facts.disks))) await storage.makeBase(facts.disks, stop.signal);
+      await lines.endLeftovers();
+      await storage.releaseMachine(stop.signal);
+      const hasBase = await storage.hasBase(facts.disks);
+      if (!hasBase) await this.#makeBase(facts, stop);
       if (stop.end !== undefined) return stop.end;
       using _ = watch.onChange((what) => {
         // Jobs come and go with every interval, and a mirror tells of its own.
@@ -216,8 +244,11 @@ export class ContinuousSession implements AsyncDisposable {
       });
       const watching = setInterval(() => void this.#recheck(stop, facts), this.#parts.settings.watchMs);
       try {
-        if (this.#mode() === 'interval') await this.#takeIntervals(stop, facts.disks);
-        else await this.#mirror(stop, facts);
+        if (this.#mode() === 'interval') await this.#takeIntervals(stop, facts);
+        else {
+          if (hasBase) await this.#catchUp(stop, facts);
+          if (stop.end === undefined) await this.#mirror(stop, facts);
+        }
       } finally {
         clearInterval(watching);
       }
@@ -233,62 +264,100 @@ export class ContinuousSession implements AsyncDisposable {
     }
   }
 
-  async #mirror(stop: RoundStop, facts: MachineFacts): Promise<void> {
-    const { clock, settings, journal, storage, lines } = this.#parts;
-    const round = new MirrorRound({
-      clock,
-      settings,
-      journal,
-      storage,
-      lines,
-      disks: facts.disks,
-      stop,
-      explain: (end) => this.#explain(end, facts),
-      onProtected: () => this.#protected('writes', 'every write is kept'),
-      onTick: () => this.#foldIfDue(),
-    });
-    await round.run();
-    if (this.#history.current.state === 'protected') this.#newestMoment = this.#parts.journal.newest;
+  /** A recovery point is a state that can be recovered, too. */
+  async #makeBase({ disks }: MachineFacts, stop: RoundStop): Promise<void> {
+    const { storage } = this.#parts;
+    const point = await storage.makeBase(disks, stop.signal);
+    this.#resync = null;
+    if (point.journal === undefined) return;
+    this.#newestMoment = { sequence: point.journal.sequence, timeUs: point.journal.timeUs };
+    this.#newestStateMs = point.journal.timeUs / 1000;
   }
 
-  async #takeIntervals(stop: RoundStop, disks: readonly SessionDisk[]): Promise<void> {
-    const { clock, settings, journal, storage } = this.#parts;
-    const intervalMs = settings.intervalMs === 0 ? settings.fallbackIntervalMs : settings.intervalMs;
-    let isBegun = false;
+  /** libvirt may hold on to a job that is over. */
+  #explainWait(waiting: string): void {
+    const { state, mode } = this.#history.current;
+    this.#history.move(state, mode, waiting);
+  }
+
+  /**
+   * A state that can be recovered, soon: the copy of whole disks takes much longer than reading what changed. When there is
+   * nothing to read it from, the copy has to do.
+   */
+  async #catchUp(stop: RoundStop, { disks }: MachineFacts): Promise<void> {
+    const { clock, storage } = this.#parts;
+    const { mode } = this.#history.current;
+    const nothing = { atMs: clock.nowMs(), changedBytes: 0, compared: null };
     try {
-      while (stop.end === undefined) {
-        const startedMs = clock.elapsedMs();
-        const bookmarks = this.#bookmarks.take();
-        using _ = { [Symbol.dispose]: () => bookmarks.refuse(stop.end?.reason ?? 'the interval failed') };
-        const cycle = await storage.cycle(disks, stop.signal);
-        try {
-          if (!isBegun) await journal.beginStretch('interval');
-          isBegun = true;
-          this.#newestMoment = await journal.markMoment();
-          await bookmarks.mark((name, consistency) => journal.bookmark(name, consistency));
-          await journal.flush();
-          await cycle.commit();
-        } finally {
-          await cycle.abandon();
-        }
-        this.#protected('interval', `a state each ${Math.round(intervalMs / 100) / 10} s`);
-        await this.#foldMomentIfDue();
-        const isOver = settings.intervalMs === 0 && clock.elapsedMs() >= this.#fallbackUntilMs;
-        if (isOver) stop.now({ kind: 'asked', reason: 'every write can be tried again' });
-        await this.#pauseFor(stop, intervalMs - (clock.elapsedMs() - startedMs));
-      }
-    } finally {
-      this.#bookmarks.refuse(stop.end?.reason ?? 'an interval failed');
-      if (isBegun) await journal.endStretch(stop.end?.reason ?? 'an interval failed');
+      const state = await catchUp(
+        { ...this.#parts, disks, stop },
+        ({ changedBytes }) =>
+          `caught up: ${inMebibytes(changedBytes)} read as changed; then the disks were copied whole`,
+      );
+      this.#keptState(state);
+      this.#resync = { ...nothing, kind: 'bitmap', reason: '', changedBytes: state.changedBytes };
+      const text = `caught up (${inMebibytes(state.changedBytes)} were read as changed); the disks are copied whole to keep every write`;
+      this.#history.move(this.#wasProtected ? 'resyncing' : 'seeding', mode, text);
+      await storage.releaseMachine(stop.signal);
+    } catch (error) {
+      if (stop.end !== undefined) return;
+      this.#resync = { ...nothing, kind: 'comparison', reason: toError(error).message };
+      await storage.releaseMachine(stop.signal);
     }
   }
 
-  async #pauseFor(stop: RoundStop, ms: number): Promise<void> {
-    if (ms <= 0) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, ms);
-    await Promise.race([promise, stop.promise, this.#bookmarks.hurry]);
-    clearTimeout(timer);
+  async #mirror(stop: RoundStop, facts: MachineFacts): Promise<void> {
+    const { clock, journal } = this.#parts;
+    let renewal: PositionRenewal | undefined;
+    const round = new MirrorRound({
+      ...this.#parts,
+      disks: facts.disks,
+      stop,
+      explain: (end) => this.#explain(end, facts),
+      onProtected: (compared) => {
+        this.#resync &&= { ...this.#resync, compared };
+        renewal = this.#renewal(stop);
+        this.#protected('writes', 'every write is kept');
+      },
+      onTick: () => {
+        renewal?.tick(clock.elapsedMs());
+        void this.#foldIfDue(journal.newest);
+      },
+    });
+    await round.run();
+    await renewal?.idle();
+    if (this.#history.current.state !== 'protected') return;
+    this.#newestMoment = this.#parts.journal.newest;
+    this.#newestStateMs = this.#newestMoment.timeUs / 1000;
+  }
+
+  #renewal(stop: RoundStop): PositionRenewal {
+    const { storage, settings, clock } = this.#parts;
+    return new PositionRenewal({
+      storage,
+      isUnbroken: () => stop.end === undefined,
+      isUrgent: this.#resync?.kind === 'comparison',
+      renewMs: settings.renewMs,
+      startedMs: clock.elapsedMs(),
+    });
+  }
+
+  async #takeIntervals(stop: RoundStop, { disks }: MachineFacts): Promise<void> {
+    const { clock, settings } = this.#parts;
+    const intervalMs = settings.intervalMs === 0 ? settings.fallbackIntervalMs : settings.intervalMs;
+    const onState = async (state: KeptState): Promise<void> => {
+      this.#keptState(state);
+      this.#protected('interval', `a state each ${Math.round(intervalMs / 100) / 10} s`);
+      await this.#foldIfDue(state.moment);
+      const isOver = settings.intervalMs === 0 && clock.elapsedMs() >= this.#fallbackUntilMs;
+      if (isOver) stop.now({ kind: 'asked', reason: 'every write can be tried again' });
+    };
+    await takeIntervals({ ...this.#parts, disks, stop, intervalMs, bookmarks: this.#bookmarks, onState });
+  }
+
+  #keptState({ moment, takenAtMs }: KeptState): void {
+    this.#newestMoment = moment;
+    this.#newestStateMs = takenAtMs;
   }
 
   /** The machine may have changed; what cannot be asked now is asked again later, and the mirror goes on. */
@@ -338,15 +407,10 @@ export class ContinuousSession implements AsyncDisposable {
     return settings.intervalMs > 0 || clock.elapsedMs() < this.#fallbackUntilMs ? 'interval' : 'writes';
   }
 
-  #foldIfDue(): void {
+  async #foldIfDue(upTo: SessionMoment): Promise<void> {
     if (!this.#folds.isDue()) return;
     // Problems are kept for the status; the next tick or interval tries again.
-    void this.#fold(this.#parts.journal.newest, 'folded from the journal').catch(() => undefined);
-  }
-
-  async #foldMomentIfDue(): Promise<void> {
-    if (this.#newestMoment === undefined || !this.#folds.isDue()) return;
-    await this.#fold(this.#newestMoment, 'folded from the journal').catch(() => undefined);
+    await this.#fold(upTo, 'folded from the journal').catch(() => undefined);
   }
 
   #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {
@@ -376,6 +440,10 @@ export class ContinuousSession implements AsyncDisposable {
 
 function noState(reason: string): ApplianceError {
   return new ApplianceError('DOMAIN_BUSY', `there is no consistent state now: ${reason}`);
+}
+
+function inMebibytes(bytes: number): string {
+  return `${(bytes / 1024 ** 2).toFixed(1)} MiB`;
 }
 
 /** What a session has to begin anew for; undefined when nothing of that kind changed. */

@@ -3,8 +3,10 @@ import type { BlockDevice } from '../../../appliance/block/block-device.ts';
 import { memoryDevice } from '../../../appliance/block/memory-device.ts';
 import { systemClock } from '../../../appliance/core/clock.ts';
 import { ApplianceError } from '../../../appliance/core/errors.ts';
+import type { CyclePosition } from '../../../appliance/protect/continuous/cycle-position.ts';
 import type { MirrorTarget } from '../../../appliance/protect/continuous/mirror-target.ts';
 import type {
+  CycleWish,
   IntervalCycle,
   MachineFacts,
   MachineWatch,
@@ -77,6 +79,10 @@ export class FakeMachine implements MachineWatch, MirrorLines {
         return Promise.resolve();
       },
     });
+  }
+
+  endLeftovers(): Promise<void> {
+    return Promise.resolve();
   }
 
   /** Mirrors that have begun and were not ended. */
@@ -202,6 +208,13 @@ export class FakeStorage implements SessionStorage {
   readonly folds: { readonly sequence: number; readonly reason: string }[] = [];
   basesMade = 0;
   cycles = 0;
+  catchUps = 0;
+  /** Why there is no account to catch up from. */
+  catchUpFailure: Error | undefined = new ApplianceError('TRACKER_FAILED', 'the checkpoint is gone');
+  readonly adopted: string[] = [];
+  releases = 0;
+  wait: (reason: string) => void = () => undefined;
+  positions = 0;
   failure: Error | undefined;
   /** A fold ends when it settles. */
   delay: Promise<void> | undefined;
@@ -238,9 +251,37 @@ export class FakeStorage implements SessionStorage {
     return {} as RecoveryPoint;
   }
 
-  cycle(): Promise<IntervalCycle> {
-    if (this.failure !== undefined) return Promise.reject(this.failure);
+  cycle(_disks: readonly SessionDisk[], wish: CycleWish): Promise<IntervalCycle> {
+    const isCatchUp = wish.kind === 'catch-up';
+    const failure = isCatchUp ? this.catchUpFailure : this.failure;
+    if (failure !== undefined) return Promise.reject(failure);
+    if (isCatchUp) this.catchUps += 1;
     this.cycles += 1;
-    return Promise.resolve({ changedBytes: 0, commit: () => Promise.resolve(), abandon: () => Promise.resolve() });
+    return Promise.resolve({
+      changedBytes: 4096,
+      takenAtMs: systemClock.nowMs(),
+      commit: () => Promise.resolve(),
+      abandon: () => Promise.resolve(),
+    });
+  }
+
+  newPosition(): Promise<CyclePosition | undefined> {
+    this.positions += 1;
+    const tracker = { checkpoint: `p${this.positions}` };
+    return Promise.resolve({ tracker, disks: [], journal: { logId: 'log', sequence: this.positions } });
+  }
+
+  adoptPosition(position: CyclePosition, newer: CyclePosition): Promise<void> {
+    this.adopted.push(`${position.tracker['checkpoint']} before ${newer.tracker['checkpoint']}`);
+    return Promise.resolve();
+  }
+
+  releaseMachine(): Promise<void> {
+    this.releases += 1;
+    return Promise.resolve();
+  }
+
+  onWait(listener: (reason: string) => void): void {
+    this.wait = listener;
   }
 }

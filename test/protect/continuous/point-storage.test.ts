@@ -6,7 +6,8 @@ import { memoryDevice } from '../../../appliance/block/memory-device.ts';
 import { systemClock } from '../../../appliance/core/clock.ts';
 import { keyFromHex } from '../../../appliance/core/content-id.ts';
 import { parseMachineId } from '../../../appliance/core/ids.ts';
-import type { CyclePosition, PointSources } from '../../../appliance/protect/continuous/point-storage.ts';
+import type { CyclePosition } from '../../../appliance/protect/continuous/cycle-position.ts';
+import type { PointSources } from '../../../appliance/protect/continuous/point-storage.ts';
 import { PointStorage } from '../../../appliance/protect/continuous/point-storage.ts';
 import type { SessionDisk, SessionMoment } from '../../../appliance/protect/continuous/ports.ts';
 import type { PointDisk, RecoveryPoint } from '../../../appliance/repository/manifest.ts';
@@ -76,6 +77,10 @@ async function makeScene(t: TestContext): Promise<Scene> {
     forgetPosition: async () => {
       position.current = undefined;
     },
+    newPosition: () => Promise.resolve(undefined),
+    dropPositionsBut: () => Promise.resolve(),
+    release: () => Promise.resolve(),
+    onWait: () => undefined,
   };
   const { repository, catalog } = fixture;
   const parts = { repository, catalog, clock: systemClock, machineId: MACHINE, journal, sources };

@@ -416,3 +416,70 @@ test('a point that waits for another is of the state at its turn, and refused wh
     ['first'],
   );
 });
+
+test('after an interruption what changed is read first and can be recovered, then the disks are copied', async (t) => {
+  const { machine, journal, storage, session, until } = scene(t);
+  await until('protected');
+  assert.equal(session.status().resync, null, 'the first copy takes nothing up again');
+  storage.catchUpFailure = undefined;
+  machine.isInstant = false;
+  await session.pause('paused by the operator');
+  const seen = journal.events.length;
+  session.resume();
+  await whenTrue(() => machine.running.length === 2);
+  assert.deepEqual(journal.events.slice(seen), [
+    'begin interval',
+    'moment',
+    'end: caught up: 0.0 MiB read as changed; then the disks were copied whole',
+  ]);
+  const { change, rpoMs, resync } = session.status();
+  assert.deepEqual(
+    [change.state, resync?.kind, resync?.changedBytes, resync?.compared],
+    ['resyncing', 'bitmap', 4096, null],
+  );
+  assert.match(change.reason, /^caught up \(0\.0 MiB were read as changed\)/);
+  assert.ok(rpoMs !== null && rpoMs < 5_000);
+  for (const mirror of machine.running) mirror.move('ready');
+  await until('protected');
+  assert.deepEqual(session.status().resync?.compared, { bytes: 0, differingBytes: 0 });
+});
+
+test('without an account that can be trusted the disks are compared, and the reason is told', async (t) => {
+  const { journal, session, until } = scene(t);
+  await until('protected');
+  await session.pause('paused by the operator');
+  const seen = journal.events.length;
+  session.resume();
+  await until('protected');
+  assert.deepEqual(journal.events.slice(seen), ['begin writes']);
+  const { resync } = session.status();
+  assert.deepEqual([resync?.kind, resync?.reason], ['comparison', 'the checkpoint is gone']);
+});
+
+test('a position is adopted only after a later one was made in the same stretch', async (t) => {
+  const { machine, storage, session, until } = scene(t, { renewMs: 1 });
+  await until('protected');
+  await whenTrue(() => storage.adopted.length === 2);
+  assert.deepEqual(storage.adopted.slice(0, 2), ['p1 before p2', 'p2 before p3']);
+  await session.pause('paused by the operator');
+  const [adopted, made] = [storage.adopted.length, storage.positions];
+  machine.changed('started');
+  session.resume();
+  await until('protected');
+  await whenTrue(() => storage.adopted.length > adopted);
+  assert.equal(storage.adopted[adopted], `p${made + 1} before p${made + 2}`, 'nothing of the stretch before counts');
+});
+
+test('while libvirt holds on to the appliance’s own job, the state says so', async (t) => {
+  const { machine, storage, session, until } = scene(t);
+  await until('protected');
+  machine.isInstant = false;
+  await session.pause('paused by the operator');
+  session.resume();
+  await until('resyncing');
+  storage.wait('libvirt has not yet let go');
+  assert.deepEqual(
+    [session.status().change.state, session.status().change.reason],
+    ['resyncing', 'libvirt has not yet let go'],
+  );
+});
