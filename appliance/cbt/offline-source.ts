@@ -80,8 +80,10 @@ class OfflineSource implements BackupSource {
       this.notices.push(...(await removeStaleBitmaps({ connection, machine: this.#prepared.machine, repositoryId })));
     }
     await mkdir(this.#directory, { mode: 0o700 });
-    for (const [i, plan] of this.#prepared.plans.entries())
-      await this.#openDisk(plan, join(this.#directory, String(i)));
+    const opening = this.#prepared.plans.map((plan, i) => this.#openDisk(plan, join(this.#directory, String(i))));
+    // All of them, before anything is closed after an error.
+    await Promise.allSettled(opening);
+    this.disks.push(...(await Promise.all(opening)));
     // The images are locked now: this is what they look like for as long as the backup lasts.
     this.#images = await imageMarks(this.#prepared.machine);
   }
@@ -104,7 +106,7 @@ class OfflineSource implements BackupSource {
     await rm(this.#directory, { recursive: true, force: true });
   }
 
-  async #openDisk(plan: DiskPlan, socketPath: string): Promise<void> {
+  async #openDisk(plan: DiskPlan, socketPath: string): Promise<SourceDisk> {
     const { disk } = plan;
     const path = localPath(disk.source);
     if (path === undefined) {
@@ -130,7 +132,7 @@ class OfflineSource implements BackupSource {
     const uri = `nbd+unix:///${disk.target}?socket=${encodeURIComponent(socketPath)}`;
     const device = await connectNbd(uri, { metaContexts, reconnect: false, signal: this.#prepared.options.signal });
     this.#devices.push(device);
-    this.disks.push({
+    return {
       name: disk.target,
       device,
       kind,
@@ -140,7 +142,7 @@ class OfflineSource implements BackupSource {
         bitmap === undefined
           ? walkExtents(device, { offset: 0, length: device.sizeBytes })
           : changedExtents(device, context, onUnchangedZero),
-    });
+    };
   }
 
   /** A bitmap is a base only when it is in the image, was closed cleanly, and records. */

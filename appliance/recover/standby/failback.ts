@@ -4,14 +4,13 @@ import { imageMarks } from '../../cbt/image-marks.ts';
 import { ApplianceError, systemErrorCode } from '../../core/errors.ts';
 import { storageError } from '../../core/file-system.ts';
 import { invariant } from '../../core/invariant.ts';
-import type { Domain } from '../../hypervisor/libvirt/domain.ts';
 import { readMachine } from '../../hypervisor/libvirt/read-machine.ts';
 import type { RecoverContext } from '../context.ts';
 import type { Overlay } from '../overlay.ts';
 import { replaceContent } from '../replace-content.ts';
 import type { Session } from '../session-store.ts';
 import { checkDisks, InPlaceDisks } from './in-place-disks.ts';
-import { isOff, type Original, requireOriginal, switchOff } from './original.ts';
+import { bootedSpare, isOff, type Original, requireOriginal, switchOff } from './original.ts';
 import { type Copied, ReturnCopy } from './return-copy.ts';
 import { defineSpare } from './spare.ts';
 import type { StandbyParts } from './standby-parts.ts';
@@ -46,7 +45,8 @@ export interface FailbackReport {
 interface Spare {
   readonly session: Session;
   readonly overlay: Overlay;
-  readonly domain: Domain | undefined;
+  /** Undefined when it is not defined any more. */
+  readonly machine: Original | undefined;
 }
 
 const MAX_ROUNDS = 6;
@@ -123,7 +123,7 @@ export class Failback {
       await this.#put(standby, takeover);
     }
     await domain.setAutostart(false);
-    await switchOff(domain, { isForced, clock: parts.clock, signal: this.#context.signal });
+    await switchOff(original, { isForced, clock: parts.clock, signal: this.#context.signal });
     await checkDisks(original, session.point.disks);
     const reason = await this.#whyEverything(takeover, session, original);
     if (reason === '')
@@ -162,25 +162,25 @@ export class Failback {
     how: { readonly method: FailbackReport['method']; readonly isForced: boolean },
   ): Promise<Copied & { readonly rounds: number; readonly offMs: number }> {
     const { parts } = this.#standbys;
-    const { session, overlay, domain } = await this.#spare(standby);
+    const { session, overlay, machine } = await this.#spare(standby);
     await using targets = await InPlaceDisks.open(parts, original, session.point.disks);
     const copy = new ReturnCopy({ disks: session.point.disks, overlay, targets, context: this.#context });
     if (how.method === 'everything') await copy.everything();
     let rounds = how.method === 'everything' ? 1 : 0;
-    const isRunning = domain !== undefined && !(await isOff(domain));
+    const isRunning = machine !== undefined && !(await isOff(machine.domain));
     while (isRunning && rounds < MAX_ROUNDS) {
       rounds += 1;
       if ((await copy.round()) < SMALL_ROUND_BYTES) break;
     }
     this.#context.onProgress({ phase: `shutting ${standby.name} down`, done: 0, total: 0, unit: 'bytes' });
-    if (domain !== undefined) {
-      await switchOff(domain, { isForced: how.isForced, clock: parts.clock, signal: this.#context.signal });
+    if (machine !== undefined) {
+      await switchOff(machine, { isForced: how.isForced, clock: parts.clock, signal: this.#context.signal });
     }
     const offMs = parts.clock.elapsedMs();
     const sequence = overlay.log.lastSequence;
     await copy.round();
     const copied = await copy.verify();
-    const isStillOff = domain === undefined || (await isOff(domain));
+    const isStillOff = machine === undefined || (await isOff(machine.domain));
     if (!isStillOff || overlay.log.lastSequence !== sequence) {
       throw new ApplianceError(
         'DOMAIN_WRONG_STATE',
@@ -231,10 +231,7 @@ export class Failback {
         hint: `Start it with \`understudy failover ${standby.machine.name}\`.`,
       });
     }
-    const connection = await parts.connectLibvirt(standby.connect);
-    const all = await connection.domains();
-    const domain = all.find((listed) => listed.domain.uuid === standby.spareId)?.domain;
-    return { session: found.session, overlay: found.overlay, domain };
+    return { session: found.session, overlay: found.overlay, machine: await bootedSpare(parts, standby) };
   }
 
   #put(standby: Standby, takeover: Takeover): Promise<Standby> {

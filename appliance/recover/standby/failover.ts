@@ -10,7 +10,15 @@ import type { RecoverContext } from '../context.ts';
 import { checkIsOff } from '../in-place-target.ts';
 import { DOMAIN_ATTACHMENT, findAttachment } from '../point-content.ts';
 import { untilGuestAnswers } from './guest-answer.ts';
-import { findOriginal, imagesInUse, isOff, type Original, requireOriginal, switchOff } from './original.ts';
+import {
+  bootedSpare,
+  findOriginal,
+  imagesInUse,
+  isOff,
+  type Original,
+  requireOriginal,
+  switchOff,
+} from './original.ts';
 import { defineSpare } from './spare.ts';
 import type { StandbyParts } from './standby-parts.ts';
 import { type Standby, standing, type Takeover } from './standby-record.ts';
@@ -126,8 +134,8 @@ export class Failover {
       return this.#put(standby, { ...takeover, phase: 'running', marks: null });
     }
     if (takeover.phase === 'running' || takeover.phase === 'returning') {
-      const domain = await this.#spareDomain(name, standby);
-      if (domain !== undefined && !(await isOff(domain))) {
+      const spare = await this.#spare(standby);
+      if (spare !== undefined && !(await isOff(spare.domain))) {
         throw new ApplianceError('STANDBY_BUSY', `${name} runs already in place of ${standby.machine.name}`);
       }
       return standby;
@@ -144,11 +152,12 @@ export class Failover {
   async #fence(standby: Standby): Promise<Standby> {
     const { parts } = this.#standbys;
     const takeover = takeoverOf(standby);
-    const { domain } = await requireOriginal(parts, standby);
+    const original = await requireOriginal(parts, standby);
+    const { domain } = original;
     this.#step(`switching ${domain.name} off`, 0);
     try {
       await domain.setAutostart(false);
-      await switchOff(domain, { isForced: takeover.isForced, clock: parts.clock, signal: this.#context.signal });
+      await switchOff(original, { isForced: takeover.isForced, clock: parts.clock, signal: this.#context.signal });
     } catch (error) {
       await this.#letGo(standby, domain, error);
       throw error;
@@ -204,8 +213,8 @@ export class Failover {
     const known = machines.find(standby.name)?.session;
     const point = known?.point ?? (await ports.pointOf(state.point));
     const { networks, memoryMiB, spareId: machineId } = standby;
-    const running = await this.#spareDomain(standby.name, standby);
-    const isRunning = running !== undefined && !(await isOff(running));
+    const running = await this.#spare(standby);
+    const isRunning = running !== undefined && !(await isOff(running.domain));
     const changes = isRunning
       ? []
       : (
@@ -244,14 +253,14 @@ export class Failover {
   /** The spare has taken over, whether its guest answers or not: silence is a notice. */
   async #answer(standby: Standby): Promise<Awaited<ReturnType<typeof untilGuestAnswers>> | undefined> {
     const { parts, machines } = this.#standbys;
-    const domain = await this.#spareDomain(standby.name, standby);
+    const machine = await this.#spare(standby);
     const log = machines.find(standby.name)?.overlay?.log;
-    if (domain === undefined || log === undefined) return undefined;
+    if (machine === undefined || log === undefined) return undefined;
     this.#step(`waiting for the guest of ${standby.name}`, 3);
     try {
       const { clock } = parts;
       return await untilGuestAnswers({
-        domain,
+        machine,
         writtenBytes: () => log.sizeBytes,
         clock,
         signal: this.#context.signal,
@@ -262,12 +271,10 @@ export class Failover {
     }
   }
 
-  async #spareDomain(name: string, standby: Standby): Promise<Domain | undefined> {
-    const { parts, machines } = this.#standbys;
-    if (machines.find(name) === undefined) return undefined;
-    const connection = await parts.connectLibvirt(standby.connect);
-    const all = await connection.domains();
-    return all.find(({ domain }) => domain.uuid === standby.spareId)?.domain;
+  async #spare(standby: Standby): Promise<Original | undefined> {
+    return this.#standbys.machines.find(standby.name) === undefined
+      ? undefined
+      : bootedSpare(this.#standbys.parts, standby);
   }
 
   #put(standby: Standby, takeover: Takeover): Promise<Standby> {

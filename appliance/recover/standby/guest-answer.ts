@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import type { Domain } from '../../hypervisor/libvirt/domain.ts';
+import { DomainNews } from './domain-news.ts';
+import type { Original } from './original.ts';
 
 /** How a guest showed that it is up. */
 export type AnswerKind = 'agent' | 'disk-writes';
 
 export interface GuestWatch {
-  readonly domain: Domain;
+  readonly machine: Original;
   /** Of the log of its disks: it grows when the guest writes. */
   readonly writtenBytes: () => number;
   readonly clock: Clock;
@@ -30,7 +31,9 @@ const AGENT_CHANNEL = /name=['"]org\.qemu\.guest_agent\.0['"]/;
 export async function untilGuestAnswers(
   watch: GuestWatch,
 ): Promise<{ readonly kind: AnswerKind; readonly atMs: number }> {
-  const { domain, clock, signal } = watch;
+  const { clock, signal } = watch;
+  const { domain } = watch.machine;
+  using news = new DomainNews(watch.machine);
   const startedMs = clock.elapsedMs();
   const before = watch.writtenBytes();
   const hasAgent = AGENT_CHANNEL.test(await domain.xml());
@@ -52,7 +55,7 @@ export async function untilGuestAnswers(
         },
       );
     }
-    await delay(POLL_MS);
+    await news.next(POLL_MS);
   }
 }
 

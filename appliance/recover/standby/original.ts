@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import { setTimeout as delay } from 'node:timers/promises';
 import { localPath } from '../../cbt/plan-disks.ts';
 import type { Clock } from '../../core/clock.ts';
 import type { ErrorCode } from '../../core/error-codes.ts';
@@ -9,6 +8,7 @@ import type { Domain } from '../../hypervisor/libvirt/domain.ts';
 import { machineFromXml } from '../../hypervisor/libvirt/inventory.ts';
 import { imageInfo } from '../../hypervisor/qemu-img.ts';
 import type { RecoverParts } from '../context.ts';
+import { DomainNews } from './domain-news.ts';
 import type { Standby } from './standby-record.ts';
 
 /** What says that a hypervisor is not to be reached, rather than that it refused something. */
@@ -19,11 +19,13 @@ const UNREACHABLE: readonly ErrorCode[] = [
   'SSH_FAILED',
   'TIMED_OUT',
 ];
-const POLL_MS = 100;
+/** Where no event comes. */
+const POLL_MS = 250;
 const SHUTDOWN_TIMEOUT_MS = 180_000;
 /** Guests drop requests that come while they boot. */
 const ASK_AGAIN_MS = 10_000;
 
+/** A machine, and where it is. */
 export interface Original {
   readonly connection: LibvirtConnection;
   readonly domain: Domain;
@@ -49,6 +51,13 @@ export async function requireOriginal(parts: RecoverParts, standby: Standby): Pr
   const found = await findOriginal(parts, standby);
   if ('problem' in found) throw found.problem;
   return found;
+}
+
+/** The spare, as long as it is defined. Errors are libvirt's. */
+export async function bootedSpare(parts: RecoverParts, { connect, spareId }: Standby): Promise<Original | undefined> {
+  const connection = await parts.connectLibvirt(connect);
+  const domain = (await connection.domains()).find((listed) => listed.domain.uuid === spareId)?.domain;
+  return domain === undefined ? undefined : { connection, domain };
 }
 
 /**
@@ -86,14 +95,16 @@ export async function isOff(domain: Domain): Promise<boolean> {
  * @throws ApplianceError TIMED_OUT when the guest does not shut down; ABORTED; those of libvirt
  */
 export async function switchOff(
-  domain: Domain,
+  machine: Original,
   how: { readonly isForced: boolean; readonly clock: Clock; readonly signal: AbortSignal },
 ): Promise<void> {
+  const { domain } = machine;
   if (await isOff(domain)) return;
   if (how.isForced) {
     await ignoringItsEnd(() => domain.destroy());
     return;
   }
+  using news = new DomainNews(machine);
   const startedMs = how.clock.elapsedMs();
   let askedMs = Number.NEGATIVE_INFINITY;
   while (!(await isOff(domain))) {
@@ -108,7 +119,7 @@ export async function switchOff(
       askedMs = nowMs;
       await ignoringItsEnd(() => domain.shutdown());
     }
-    await delay(POLL_MS);
+    await news.next(POLL_MS);
   }
 }
 

@@ -143,7 +143,7 @@ export class StandbyService {
       const domain = await connection.domainByUuid(machineId);
       context.onProgress({ phase: 'waiting for the guest', done: 0, total: 0, unit: 'items' });
       const answer = await untilGuestAnswers({
-        domain,
+        machine: { connection, domain },
         writtenBytes: () => machines.find(as)?.overlay?.log.sizeBytes ?? 0,
         clock: parts.clock,
         signal: context.signal,
