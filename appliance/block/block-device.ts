@@ -72,6 +72,13 @@ export interface BlockDevice extends AsyncDisposable {
   /** Writes all of `data` at `offset`. The buffer belongs to the device until the promise settles. */
   write(offset: number, data: Buffer, options?: WriteOptions): Promise<void>;
 
+  /**
+   * Optional shortcut of `write` for devices that need not wait for anything: writes all of `data` before it returns and says
+   * true, or does nothing that counts and says false, and the caller uses `write`, which does it or says what is wrong. Never
+   * throws, and keeps `data` no longer than the call.
+   */
+  writeNow?(offset: number, data: Buffer): boolean;
+
   /** Makes the range read as zeroes, always. */
   zero(range: Range, options?: ZeroOptions): Promise<void>;
 

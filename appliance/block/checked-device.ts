@@ -29,6 +29,7 @@ class CheckedDevice implements BlockDevice {
   readonly limits: BlockLimits;
   readonly features: BlockFeatures;
   readonly readCached?: (offset: number, into: Buffer) => boolean;
+  readonly writeNow?: (offset: number, data: Buffer) => boolean;
   private readonly device: BlockDevice;
   private running = 0;
   private closing: Promise<void> | undefined;
@@ -41,6 +42,7 @@ class CheckedDevice implements BlockDevice {
     this.limits = device.limits;
     this.features = device.features;
     if (device.readCached !== undefined) this.readCached = (offset, into) => this.tryCached(offset, into);
+    if (device.writeNow !== undefined) this.writeNow = (offset, data) => this.tryNow(offset, data);
   }
 
   async read(offset: number, into: Buffer): Promise<void> {
@@ -123,6 +125,11 @@ class CheckedDevice implements BlockDevice {
   private tryCached(offset: number, into: Buffer): boolean {
     if (this.closing !== undefined || into.length > this.limits.maximumBytes) return false;
     return into.length > 0 && this.isValid(offset, into.length) && this.device.readCached?.(offset, into) === true;
+  }
+
+  private tryNow(offset: number, data: Buffer): boolean {
+    if (this.closing !== undefined || this.features.isReadOnly || data.length > this.limits.maximumBytes) return false;
+    return data.length > 0 && this.isValid(offset, data.length) && this.device.writeNow?.(offset, data) === true;
   }
 
   private async closeWhenIdle(): Promise<void> {

@@ -212,6 +212,11 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     return this.settle().then(() => this.log.append(write));
   }
 
+  /** As `WriteSink.appendNow`. */
+  appendNow(write: { disk: number; offset: number; data: Buffer }): Appended | undefined {
+    return this.owed === undefined ? this.log.appendNow(write) : undefined;
+  }
+
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. */
   appendZero(range: DiskRange, kind: 'zero' | 'trim' = 'zero'): Promise<Appended> {
     if (this.owed === undefined) return this.log.appendZero(range, kind);

@@ -103,6 +103,10 @@ class LoggedDevice implements BlockDevice {
     if (options.fua === true) await log.flush();
   }
 
+  writeNow(offset: number, data: Buffer): boolean {
+    return this.sink?.appendNow?.({ disk: this.disk, offset, data }) !== undefined;
+  }
+
   async zero(range: Range, options: ZeroOptions = {}): Promise<void> {
     const log = this.writable();
     await log.appendZero({ disk: this.disk, offset: range.offset, length: range.length }, 'zero');

@@ -34,6 +34,11 @@ export interface WriteLayer {
 export interface WriteSink {
   /** Appends a write. The buffer belongs to the sink until the promise settles. */
   append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended>;
+  /**
+   * Optional shortcut of `append`: appends before it returns, or does nothing that counts (undefined), and the caller uses
+   * `append`, which does it or says what is wrong. Never throws, and keeps the buffer no longer than the call.
+   */
+  appendNow?(write: { disk: number; offset: number; data: Buffer }): Appended | undefined;
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. Default: `zero`. */
   appendZero(range: DiskRange, kind?: 'zero' | 'trim'): Promise<Appended>;
   /** Settles when everything whose append settled before this call is on stable storage. */

@@ -44,6 +44,11 @@ export class AppendQueue {
     });
   }
 
+  /** Nothing waits or is being written. */
+  get isIdle(): boolean {
+    return this.drain === undefined;
+  }
+
   /** Settles when nothing waits or is being written. */
   async idle(): Promise<void> {
     while (this.drain !== undefined) await this.drain;

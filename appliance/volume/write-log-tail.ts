@@ -95,6 +95,11 @@ export class WriteLogTail {
     return segment;
   }
 
+  /** Writes a batch behind the last record at once, or says false. It counts only after `advance`. */
+  writeNow(segment: Segment, batch: EncodedBatch): boolean {
+    return segment.file.writeNow?.(batch.bytes, this.position) === true;
+  }
+
   /** Writes a batch behind the last record. It counts only after `advance`. */
   async write(segment: Segment, batch: EncodedBatch): Promise<void> {
     if (segment.file.writeNow?.(batch.bytes, this.position) === true) return;

@@ -11,6 +11,7 @@ import type { Appended, DiskRange, WriteLayer, WriteSink } from './write-layer.t
 import { BatchEncoder, type Change, dataless, type EncodedBatch, encodedBytes } from './write-log-batch.ts';
 import { ID_BYTES, MAX_EVENT_BYTES, MAX_MARK_BYTES, NO_DISK, type RecordFacts } from './write-log-format.ts';
 import { locationOf, WriteLogIndex } from './write-log-index.ts';
+import { WriteLogProgress } from './write-log-progress.ts';
 import { AppendQueue } from './write-log-queue.ts';
 import { fetchRecord, WriteLogReader } from './write-log-reader.ts';
 import { type LogStart, type Recovered, recoverWriteLog } from './write-log-recovery.ts';
@@ -38,11 +39,6 @@ export interface WriteLogOptions {
   /** Where the log goes on from, when its older segments are kept elsewhere. */
   readonly after?: LogStart | undefined;
 }
-
-/** Data that nobody flushes is synced after this much, so that no flush and no new segment has to wait for long. */
-const BACKGROUND_SYNC_BYTES: number = 32 * 1024 * 1024;
-/** When nothing follows a flush for this long, a barrier records that it happened. */
-const BARRIER_DELAY_MS = 50;
 
 /**
  * The writes of one machine in order, in append-only files (`docs/formats/write-log.md`), with an index of what each disk
@@ -72,20 +68,11 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   private readonly encoder = new BatchEncoder();
   private readonly reader: WriteLogReader;
   private readonly index: WriteLogIndex;
-  private sync: Promise<void> | undefined;
-  private barrier: NodeJS.Timeout | undefined;
-  private failure: ApplianceError | undefined;
+  private readonly progress: WriteLogProgress;
+  /** What an append at once wrote a part of, at most: the next batch cuts it off and fails. */
+  private halfWritten: { readonly segment: Segment; readonly error: unknown } | undefined;
   private closing: Promise<void> | undefined;
-  private writtenSequence: number;
-  /** The newest record that somebody asked for (not a barrier). */
-  private askedSequence: number;
-  private durable: number;
-  /** The durable sequence that the newest record states. */
-  private statedDurable = 0;
   private lastTimeUs: number;
-  /** Bytes appended by this process, and how many of them are on stable storage. */
-  private appendedBytes = 0;
-  private syncedBytes = 0;
 
   /**
    * Opens the log in `directory`, which is created when missing, after bringing it into order (`recoverWriteLog`). The
@@ -148,15 +135,17 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     this.index = index;
     this.tornBytes = recovered.tornBytes;
     this.lastTimeUs = recovered.lastTimeUs;
-    this.writtenSequence = recovered.lastSequence;
-    this.askedSequence = recovered.lastSequence;
-    // Records that survived in the page cache alone are not durable yet: the first flush syncs the last old segment.
-    this.durable = 0;
+    this.progress = new WriteLogProgress({
+      tail: this.tail,
+      directory,
+      lastSequence: recovered.lastSequence,
+      appendBarrier: () => this.queue.push(dataless('barrier', { disk: NO_DISK, offset: 0, length: 0 })),
+    });
   }
 
   /** Sequence of the newest record; 0 in an empty log. */
   get lastSequence(): number {
-    return this.writtenSequence;
+    return this.progress.written;
   }
 
   /** Time of the newest record, in microseconds since the Unix epoch; 0 in an empty log. */
@@ -166,7 +155,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** All records up to it are on stable storage, as far as this process knows. */
   get durableSequence(): number {
-    return this.durable;
+    return this.progress.durable;
   }
 
   /** Bytes of all segments that were ever in it. */
@@ -186,7 +175,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** The error that ended the log, if one did. */
   get failedWith(): ApplianceError | undefined {
-    return this.failure;
+    return this.progress.failure;
   }
 
   /** Disks that have records, in order. */
@@ -203,6 +192,23 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended> {
     const { disk, offset, data } = write;
     return this.enqueue({ kind: 'write', disk, offset, length: data.length, data });
+  }
+
+  /** As `WriteSink.appendNow`: when nothing waits, and the operating system takes the bytes at once. */
+  appendNow(write: { disk: number; offset: number; data: Buffer }): Appended | undefined {
+    const { disk, offset, data } = write;
+    if (!this.queue.isIdle || this.unusable() !== undefined || this.halfWritten !== undefined) return undefined;
+    const change: Change = { kind: 'write', disk, offset, length: data.length, data };
+    const segment = this.tail.roomFor(encodedBytes(change));
+    if (segment === undefined) return undefined;
+    const encoded = this.encodeNext([change], segment);
+    try {
+      if (!this.tail.writeNow(segment, encoded)) return undefined;
+    } catch (error) {
+      this.halfWritten = { segment, error };
+      return undefined;
+    }
+    return this.commit(segment, encoded)[0];
   }
 
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. */
@@ -232,11 +238,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   async flush(): Promise<void> {
     const unusable = this.unusable();
     if (unusable !== undefined) throw unusable;
-    const target = this.askedSequence;
-    while (this.durable < target) {
-      this.sync ??= this.syncOnce();
-      await this.sync;
-    }
+    await this.progress.flush();
   }
 
   slices(place: DiskRange): Slice<number>[] {
@@ -272,7 +274,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
 
   /** Visits all records that are written now, in order, verified. The payload is valid during the visit only. */
   async replay(visit: (record: FoundRecord) => void): Promise<void> {
-    const last = this.writtenSequence;
+    const last = this.progress.written;
     for (const segment of this.tail.segments.values()) {
       await scanSegment(segment, (record) => {
         if (record.header.sequence <= last) visit(record);
@@ -291,15 +293,9 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   }
 
   private async finish(): Promise<void> {
-    clearTimeout(this.barrier);
     try {
       await this.queue.idle();
-      while (this.failure === undefined && this.durable < this.askedSequence) {
-        this.sync ??= this.syncOnce();
-        await this.sync;
-      }
-      await this.writeBarrier();
-      while (this.sync !== undefined) await this.sync;
+      await this.progress.finish();
     } finally {
       await this.tail.close();
     }
@@ -314,7 +310,8 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
 
   private unusable(): ApplianceError | undefined {
     return (
-      this.failure ?? (this.closing === undefined ? undefined : new ApplianceError('CLOSED', 'the write log is closed'))
+      this.progress.failure ??
+      (this.closing === undefined ? undefined : new ApplianceError('CLOSED', 'the write log is closed'))
     );
   }
 
@@ -322,55 +319,65 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   private batchFailed(error: unknown): ApplianceError {
     const problem = storageError(error, 'append to the write log in', this.directory);
     // A full disk ends the log only when what was half written could not be cut off.
-    if (!hasCode(problem, 'NO_SPACE')) this.fail(problem);
+    if (!hasCode(problem, 'NO_SPACE')) this.progress.fail(problem);
     return problem;
   }
 
   private async writeBatch(changes: readonly Change[]): Promise<Appended[]> {
-    if (this.failure !== undefined) throw this.failure;
+    if (this.progress.failure !== undefined) throw this.progress.failure;
+    await this.cutHalfWritten();
     let bytes = 0;
     for (const change of changes) bytes += encodedBytes(change);
     const segment = this.tail.roomFor(bytes) ?? (await this.beginSegment());
-    this.lastTimeUs = Math.max(this.lastTimeUs, Math.floor(this.clock.nowMs() * 1000));
-    const facts = {
-      firstSequence: this.writtenSequence + 1,
-      timeUs: this.lastTimeUs,
-      durableSequence: this.durable,
-    };
-    const encoded = this.encoder.encode(changes, facts, segment.cipher);
+    const encoded = this.encodeNext(changes, segment);
     try {
       await this.tail.write(segment, encoded);
     } catch (error) {
       await this.cutFailedAppend(segment, error);
       throw error;
     }
-    return this.commit(segment, encoded, facts.durableSequence);
+    return this.commit(segment, encoded);
+  }
+
+  private encodeNext(changes: readonly Change[], segment: Segment): EncodedBatch {
+    this.lastTimeUs = Math.max(this.lastTimeUs, Math.floor(this.clock.nowMs() * 1000));
+    const facts = {
+      firstSequence: this.progress.written + 1,
+      timeUs: this.lastTimeUs,
+      durableSequence: this.progress.durable,
+    };
+    return this.encoder.encode(changes, facts, segment.cipher);
+  }
+
+  /** What an append at once left behind, as if this batch had met the error. */
+  private async cutHalfWritten(): Promise<void> {
+    if (this.halfWritten === undefined) return;
+    const { segment, error } = this.halfWritten;
+    this.halfWritten = undefined;
+    await this.cutFailedAppend(segment, error);
+    throw error;
   }
 
   /** Makes a written batch visible. */
-  private commit(segment: Segment, encoded: EncodedBatch, statedDurable: number): Appended[] {
+  private commit(segment: Segment, encoded: EncodedBatch): Appended[] {
     const appended: Appended[] = [];
     for (const { facts, position, payload } of encoded.records) {
       const location = locationOf(segment.header.number, this.tail.endPosition + position);
       this.index.place(facts, location);
       if (!facts.continues) appended.push({ sequence: facts.sequence, timeUs: facts.timeUs });
-      this.writtenSequence = facts.sequence;
-      if (facts.kind !== 'barrier') this.askedSequence = facts.sequence;
+      this.progress.appended(facts);
       this.observer?.recorded(facts, location, payload);
     }
     this.tail.advance(encoded.bytes.length);
-    this.appendedBytes += encoded.bytes.length;
-    this.statedDurable = statedDurable;
-    const unsyncedBytes = this.appendedBytes - this.syncedBytes;
-    if (unsyncedBytes >= BACKGROUND_SYNC_BYTES && this.sync === undefined) this.syncInBackground();
+    this.progress.advanced(encoded.bytes.length);
     return appended;
   }
 
   /** Nothing may follow a segment that is not on stable storage: only the last one can have a torn tail. */
   private async beginSegment(): Promise<Segment> {
-    await this.syncLastSegment();
+    await this.progress.syncLastSegment();
     return await this.tail.begin({
-      sequence: this.writtenSequence + 1,
+      sequence: this.progress.written + 1,
       createdUs: Math.floor(this.clock.nowMs() * 1000),
     });
   }
@@ -380,66 +387,9 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     try {
       await this.tail.cutFailedAppend(segment);
     } catch (problem) {
-      throw this.fail(storageError(problem, 'cut off a failed append to', segment.path));
+      throw this.progress.fail(storageError(problem, 'cut off a failed append to', segment.path));
     }
-    this.durable = this.writtenSequence;
-  }
-
-  private async syncOnce(): Promise<void> {
-    try {
-      await this.syncLastSegment();
-    } finally {
-      this.sync = undefined;
-    }
-    if (this.durable > this.statedDurable) this.scheduleBarrier();
-  }
-
-  private async syncLastSegment(): Promise<void> {
-    const covered = this.writtenSequence;
-    const { last } = this.tail;
-    const bytes = this.appendedBytes;
-    if (last === undefined || this.durable >= covered) return;
-    try {
-      await last.file.syncData();
-    } catch (error) {
-      // The kernel may have dropped the pages and will not say so again: what is on the disk is unknown for good.
-      throw this.fail(storageError(error, 'sync', last.path));
-    }
-    if (this.failure !== undefined) throw this.failure;
-    this.durable = Math.max(this.durable, covered);
-    this.syncedBytes = Math.max(this.syncedBytes, bytes);
-  }
-
-  private syncInBackground(): void {
-    const sync = this.syncOnce();
-    this.sync = sync;
-    // A failure has ended the log already; whoever appends or flushes next gets it.
-    sync.catch((error: unknown) => this.fail(storageError(error, 'sync', this.directory)));
-  }
-
-  private scheduleBarrier(): void {
-    if (this.barrier !== undefined || this.closing !== undefined) return;
-    this.barrier = setTimeout(() => {
-      this.barrier = undefined;
-      void this.writeBarrier();
-    }, BARRIER_DELAY_MS);
-    this.barrier.unref();
-  }
-
-  /** States in the log how far it is durable, so that later damage there is not taken for a torn tail. Never rejects. */
-  private async writeBarrier(): Promise<void> {
-    const isStated = !this.tail.isOpen || this.durable <= this.statedDurable;
-    if (this.failure !== undefined || isStated || this.durable < this.askedSequence) return;
-    try {
-      await this.queue.push(dataless('barrier', { disk: NO_DISK, offset: 0, length: 0 }));
-    } catch {
-      // Without room it can be left out; other failures have ended the log, and whoever uses it next gets them.
-    }
-  }
-
-  private fail(error: ApplianceError): ApplianceError {
-    this.failure ??= error;
-    return this.failure;
+    this.progress.synced();
   }
 }
 

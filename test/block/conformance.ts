@@ -97,6 +97,25 @@ export function blockDeviceConformance(name: string, make: MakeDevice, options: 
     assert.equal(device.readCached(0, Buffer.alloc(4096)), false);
   });
 
+  test('what it writes at once is read at once, and nothing is written once it is closed', async (t) => {
+    const content = patterned(sizeBytes);
+    const device = await open(t, content);
+    if (device.writeNow === undefined) return;
+    const unit = device.limits.minimumBytes;
+    const data = Buffer.alloc(4096, 0x5a);
+    for (const offset of [0, 65_536 - unit, 131_072, sizeBytes - 4096]) {
+      const copy = Buffer.from(data);
+      if (!device.writeNow(offset, copy)) await device.write(offset, copy);
+      copy.fill(0xee);
+      data.copy(content, offset);
+      assert.ok((await readAll(device)).equals(content), `${offset}`);
+    }
+    assert.equal(device.writeNow(sizeBytes, data), false);
+    assert.equal(device.writeNow(-4096, data), false);
+    await device.close();
+    assert.equal(device.writeNow(0, data), false);
+  });
+
   test('settles requests of length 0, also at the end', async (t) => {
     const content = patterned(sizeBytes);
     const device = await open(t, content);

@@ -17,6 +17,8 @@ export interface ServerMemoryOptions {
   readonly features?: Partial<BlockFeatures>;
   /** Offers `readCached`. */
   readonly isCached?: boolean;
+  /** Offers `writeNow`, which writes where it says so. */
+  readonly writesNow?: (offset: number) => boolean;
 }
 
 const ALLOCATION_UNIT_BYTES = 4096;
@@ -42,6 +44,7 @@ export class ServerMemoryDevice implements BlockDevice {
   /** Called before each operation; may throw or wait. */
   before: (operation: string, range: Range) => Promise<void> | void = () => undefined;
   readCached?: (offset: number, into: Buffer) => boolean;
+  writeNow?: (offset: number, data: Buffer) => boolean;
   isClosed = false;
   readonly #kinds: ExtentKind[];
 
@@ -51,6 +54,8 @@ export class ServerMemoryDevice implements BlockDevice {
     this.features = { ...EVERYTHING, ...options.features };
     this.content = Buffer.alloc(options.sizeBytes);
     this.#kinds = Array.from<ExtentKind>({ length: Math.ceil(this.sizeBytes / ALLOCATION_UNIT_BYTES) }).fill('hole');
+    const { writesNow } = options;
+    if (writesNow !== undefined) this.writeNow = (offset, data) => writesNow(offset) && this.#putNow(offset, data);
     if (options.isCached !== true) return;
     this.readCached = (offset, into) => {
       this.content.copy(into, 0, offset, offset + into.length);
@@ -69,6 +74,13 @@ export class ServerMemoryDevice implements BlockDevice {
     await this.#enter(options.fua === true ? 'write fua' : 'write', range);
     data.copy(this.content, offset);
     this.#mark(range, 'data');
+  }
+
+  #putNow(offset: number, data: Buffer): boolean {
+    this.calls.push(`write now ${offset}+${data.length}`);
+    data.copy(this.content, offset);
+    this.#mark({ offset, length: data.length }, 'data');
+    return true;
   }
 
   async zero(range: Range, options: ZeroOptions = {}): Promise<void> {

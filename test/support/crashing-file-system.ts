@@ -184,6 +184,12 @@ class MemoryFile implements OpenFile {
     this.change({ kind: 'write', position, data: Buffer.isBuffer(parts) ? Buffer.from(parts) : Buffer.concat(parts) });
   }
 
+  writeNow(data: Buffer, position: number): boolean {
+    this.check();
+    this.change({ kind: 'write', position, data: Buffer.from(data) });
+    return true;
+  }
+
   async truncate(sizeBytes: number): Promise<void> {
     this.check();
     this.change({ kind: 'truncate', sizeBytes });

@@ -160,6 +160,13 @@ class FaultyFile implements OpenFile {
     await this.inner.write(parts, position);
   }
 
+  writeNow(data: Buffer, position: number): boolean {
+    if (this.inner.writeNow === undefined) return false;
+    if (this.owner.step('write', this.path) === 'whole') return this.inner.writeNow(data, position);
+    this.inner.writeNow(data.subarray(0, data.length >> 1), position);
+    throw new CrashedError('write', this.path);
+  }
+
   async truncate(sizeBytes: number): Promise<void> {
     this.owner.step('truncate', this.path);
     await this.inner.truncate(sizeBytes);

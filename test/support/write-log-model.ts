@@ -85,7 +85,9 @@ export function randomStep(random: () => number, model: DiskModel, maximumBytes:
   return { kind: 'write', disk, offset, data };
 }
 
+/** Writes at odd places are appended at once where that can be. */
 export async function append(log: WriteLog, step: Step): Promise<void> {
+  if (step.kind === 'write' && step.offset % 2 === 1 && log.appendNow(step) !== undefined) return;
   if (step.kind === 'write') await log.append(step);
   else await log.appendZero(step);
 }

@@ -236,6 +236,35 @@ test('concurrent appends are written together, and concurrent flushes share a sy
   await log.close();
 });
 
+test('an append at once keeps its place behind what waits, and one that fails is cut off by the next', async (t) => {
+  const fileSystem = new FullFileSystem(new CrashingFileSystem());
+  const log = t.use(await openLog({ directory: '/log', fileSystem, key: KEY }));
+  const write = (text: string): { disk: number; offset: number; data: Buffer } => ({
+    disk: 0,
+    offset: 0,
+    data: Buffer.from(text),
+  });
+  // There is no segment yet, and then something waits.
+  assert.equal(log.appendNow(write('first')), undefined);
+  const waiting = log.append(write('one'));
+  assert.equal(log.appendNow(write('two')), undefined);
+  await waiting;
+  assert.equal(log.appendNow(write('two'))?.sequence, 2);
+  fileSystem.roomBytes = 70;
+  assert.equal(log.appendNow(write('half')), undefined);
+  fileSystem.roomBytes = Number.POSITIVE_INFINITY;
+  assert.equal(log.appendNow(write('not yet')), undefined);
+  assert.equal((await failure(log.append(write('half')))).code, 'NO_SPACE');
+  assert.equal((await log.append(write('red'))).sequence, 3);
+  assert.equal(log.appendNow(write('blue'))?.sequence, 4);
+  assert.equal((await readDisk(log, 0, 4)).toString('latin1'), 'blue');
+  await log.close();
+  assert.equal(log.appendNow(write('late')), undefined);
+  const again = t.use(await openLog({ directory: '/log', fileSystem: fileSystem.inner.crash(1), key: KEY }));
+  assert.equal(again.lastSequence, 4);
+  assert.equal((await readDisk(again, 0, 4)).toString('latin1'), 'blue');
+});
+
 test('a full disk fails the append alone, and the log goes on when there is room again', async (t) => {
   const fileSystem = new FullFileSystem(new CrashingFileSystem());
   const log = t.use(await openLog({ directory: '/log', fileSystem, key: KEY }));
@@ -393,12 +422,26 @@ class FullFileSystem implements FileSystem {
   async open(path: string, mode: OpenMode): Promise<OpenFile> {
     const file = await this.inner.open(path, mode);
     const write = file.write.bind(file);
+    const writeNow = file.writeNow?.bind(file);
+    const fitting = (data: Buffer): Buffer => {
+      const fits = data.subarray(0, Math.min(data.length, this.roomBytes));
+      this.roomBytes -= fits.length;
+      return fits;
+    };
+    const check = (data: Buffer, fits: Buffer): void => {
+      if (fits.length < data.length) throw systemError('ENOSPC', 'write', path);
+    };
     file.write = async (parts, position) => {
       const data = Buffer.isBuffer(parts) ? parts : Buffer.concat(parts);
-      const fits = Math.min(data.length, this.roomBytes);
-      this.roomBytes -= fits;
-      await write(data.subarray(0, fits), position);
-      if (fits < data.length) throw systemError('ENOSPC', 'write', path);
+      const fits = fitting(data);
+      await write(fits, position);
+      check(data, fits);
+    };
+    file.writeNow = (data, position) => {
+      const fits = fitting(data);
+      writeNow?.(fits, position);
+      check(data, fits);
+      return true;
     };
     return file;
   }

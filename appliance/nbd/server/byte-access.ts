@@ -32,6 +32,12 @@ export class ByteAccess {
     }
   }
 
+  /** As `BlockDevice.writeNow`. */
+  writeNow(offset: number, data: Buffer): boolean {
+    if (this.#blockBytes !== 1 || data.length > this.#maxBytes) return false;
+    return this.#device.writeNow?.(offset, data) === true;
+  }
+
   async write(offset: number, data: Buffer, options: WriteOptions): Promise<void> {
     await this.#change(options, async (fua) => {
       for (let at = 0; at < data.length; at += this.#maxBytes) {

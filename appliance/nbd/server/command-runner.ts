@@ -47,13 +47,14 @@ export class CommandRunner {
     this.#maxDirectBytes = session.export.device.limits.maximumBytes;
   }
 
-  run(job: Job): void {
+  run(job: Job, isAlone: boolean): void {
     this.#export.requests += 1;
     const { request } = job;
     if (request.type === CMD.READ) {
       this.#read(job);
       return;
     }
+    if (request.type === CMD.WRITE && isAlone && this.#writeNow(job)) return;
     this.#runOther(job).catch((error: unknown) => this.refuse(job, failureOf(error, request)));
   }
 
@@ -94,6 +95,15 @@ export class CommandRunner {
     } catch (error) {
       fail(error);
     }
+  }
+
+  #writeNow({ request, payload, costBytes }: Job): boolean {
+    if (payload === undefined || payload.bytes.length === 0 || (request.flags & CMD_FLAG.FUA) !== 0) return false;
+    if (!this.#export.access.writeNow(request.offset, payload.bytes)) return false;
+    if (payload.slab !== undefined) this.#pool.give(payload.slab);
+    this.#export.bytesWritten += request.length;
+    this.#writer.sendOk(request, costBytes);
+    return true;
   }
 
   async #runOther(job: Job): Promise<void> {

@@ -165,7 +165,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     if (payloadBytes > 0) this.#expect(input, request, costBytes, refusal);
     else {
       const job = { request, costBytes, payload: undefined };
-      if (refusal === undefined) this.#runner.run(job);
+      if (refusal === undefined) this.#runner.run(job, false);
       else this.#runner.refuse(job, refusal);
     }
     return true;
@@ -211,7 +211,10 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   #expect(input: ByteQueue, request: Request, costBytes: number, refusal: Failure | undefined): void {
     const { length } = request;
     if (refusal === undefined && input.buffer.length - input.offset >= length) {
-      this.#runner.run({ request, costBytes, payload: { bytes: input.take(length), slab: undefined } });
+      this.#runner.run(
+        { request, costBytes, payload: { bytes: input.take(length), slab: undefined } },
+        this.#isAlone(input),
+      );
       return;
     }
     const payload = refusal === undefined ? this.#payloadBuffer(length) : undefined;
@@ -219,7 +222,8 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   }
 
   #payloadBuffer(length: number): Payload {
-    if (length <= SMALL_SLAB_BYTES / 2) return { bytes: Buffer.allocUnsafeSlow(length), slab: undefined };
+    if (length <= SMALL_SLAB_BYTES / 2 && this.#inFlight > 1)
+      return { bytes: Buffer.allocUnsafeSlow(length), slab: undefined };
     const slab: Slab = this.#host.pool.take(length);
     return { bytes: slab.buffer.subarray(0, length), slab };
   }
@@ -232,9 +236,13 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
       payload === undefined ? input.skip(left) : input.copyTo(payload.bytes, arrival.receivedBytes);
     if (arrival.receivedBytes < request.length) return false;
     this.#arrival = undefined;
-    if (refusal === undefined) this.#runner.run({ request, costBytes, payload });
+    if (refusal === undefined) this.#runner.run({ request, costBytes, payload }, this.#isAlone(input));
     else this.#runner.refuse({ request, costBytes, payload: undefined }, refusal);
     return true;
+  }
+
+  #isAlone(input: ByteQueue): boolean {
+    return this.#inFlight === 1 && input.length === 0;
   }
 
   #dropArrival(): void {

@@ -47,7 +47,11 @@ export class AppendLatency {
   end(entry: number, nowMs: number): void {
     const startedMs = this.#inFlight.get(entry) ?? nowMs;
     this.#inFlight.delete(entry);
-    const tookMs = nowMs - startedMs;
+    this.add(nowMs - startedMs);
+  }
+
+  /** A change took so long, and none waited for it. */
+  add(tookMs: number): void {
     this.#count += 1;
     if (tookMs > this.#limits.limitMs) this.#slow += 1;
     this.#worstMs = Math.max(this.#worstMs, tookMs);

@@ -55,6 +55,11 @@ export class JournalTarget implements BlockDevice {
     await this.#flushIf(options.fua);
   }
 
+  writeNow(offset: number, data: Buffer): boolean {
+    const { log, disk, durability } = this.#options;
+    return durability === 'group' && log.appendNow?.({ disk, offset, data }) !== undefined;
+  }
+
   async zero({ offset, length }: Range, options: { readonly fua?: boolean } = {}): Promise<void> {
     const { log, disk } = this.#options;
     await log.appendZero({ disk, offset, length }, 'zero');

@@ -53,6 +53,15 @@ export class MirrorTarget implements BlockDevice {
     await this.#change((stage) => stage.write(offset, data, options));
   }
 
+  writeNow(offset: number, data: Buffer): boolean {
+    if (this.#gate !== undefined || this.#refusal !== undefined || this.#stage.writeNow === undefined) return false;
+    const { latency, clock } = this.#options;
+    const startedMs = clock.elapsedMs();
+    const isWritten = this.#stage.writeNow(offset, data);
+    if (isWritten) latency.add(clock.elapsedMs() - startedMs);
+    return isWritten;
+  }
+
   async zero(range: Range, options?: ZeroOptions): Promise<void> {
     await this.#change((stage) => stage.zero(range, options));
   }
