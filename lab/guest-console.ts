@@ -3,12 +3,26 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
+import { shellSocketPath } from './guest.ts';
 
 export interface GuestResult {
   /** Exit status of the command. */
   readonly status: number;
   /** Standard output and standard error together. */
   readonly output: string;
+}
+
+/** What of a libvirt domain this needs. */
+export interface DomainWithPort {
+  readonly name: string;
+  xml(): Promise<string>;
+  state(): Promise<{ readonly state: string; readonly reason: number }>;
+}
+
+export interface ConsoleOptions {
+  readonly timeoutMs?: number;
+  /** The path of a socket as it is seen from here. */
+  readonly outside?: (path: string) => string;
 }
 
 interface PendingCommand {
@@ -58,6 +72,25 @@ export class GuestConsole implements AsyncDisposable {
     } catch (error) {
       await console.close();
       throw error;
+    }
+  }
+
+  /**
+   * The same for a domain that is about to run: waits for its port. Throws TIMED_OUT, with the state of a domain that has none. The port takes
+   * one host at a time: a console of the same guest that is still open must be closed before.
+   */
+  static async of(domain: DomainWithPort, options: ConsoleOptions = {}): Promise<GuestConsole> {
+    const { timeoutMs = READY_TIMEOUT_MS, outside = (path): string => path } = options;
+    const deadline = systemClock.elapsedMs() + timeoutMs;
+    for (;;) {
+      const socketPath = shellSocketPath(await domain.xml());
+      const leftMs = deadline - systemClock.elapsedMs();
+      if (socketPath !== undefined) return GuestConsole.connect(outside(socketPath), Math.max(1, leftMs));
+      if (leftMs <= 0) {
+        const { state, reason } = await domain.state();
+        throw new ApplianceError('TIMED_OUT', `${domain.name} has no shell port: it is ${state} (${reason})`);
+      }
+      await delay(CONNECT_RETRY_MS);
     }
   }
 

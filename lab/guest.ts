@@ -38,6 +38,11 @@ export interface GuestDefinition {
    * libvirt 9.0 holds up its events, the end of a backup among them, for 30 s each when that happens during a backup.
    */
   readonly hasShell?: boolean;
+  /**
+   * Whether a reset, the guest's or the hypervisor's, starts it again. By default it ends the guest, so that one that panics, and
+   * resets at once, does not go on for ever.
+   */
+  readonly restartsOnReset?: boolean;
   /** XML put among the devices as it is. */
   readonly extraDevices?: string;
 }
@@ -75,7 +80,7 @@ export function guestDomainXml(guest: GuestDefinition): string {
     <cmdline>${escapeXml(kernelCommandLine(guest.kernelArguments))}</cmdline>
   </os>
   <features><acpi/></features>
-  <on_reboot>destroy</on_reboot>
+  <on_reboot>${guest.restartsOnReset === true ? 'restart' : 'destroy'}</on_reboot>
   <devices>
     ${guest.disks.map(diskXml).join('\n    ')}
     <controller type="usb" model="none"/>

@@ -6,7 +6,7 @@ import { systemClock } from '../../appliance/core/clock.ts';
 import { ApplianceError, hasCode } from '../../appliance/core/errors.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import type { Comparison } from '../comparison.ts';
@@ -155,9 +155,7 @@ async function isRunning(connection: LibvirtConnection): Promise<boolean> {
 }
 
 async function shellOf(connection: LibvirtConnection, name: string): Promise<GuestConsole> {
-  const socketPath = shellSocketPath(await (await connection.domainByName(name)).xml());
-  if (socketPath === undefined) throw new ApplianceError('INTERNAL', `${name} has no shell port`);
-  return await GuestConsole.connect(socketPath);
+  return await GuestConsole.of(await connection.domainByName(name));
 }
 
 /** Changes pieces all over the plain disk; the sum of what is in them. */

@@ -4,7 +4,7 @@ import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { mirrorDestinationXml } from '../../appliance/hypervisor/libvirt/mirror-xml.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import type { Comparison } from '../comparison.ts';
@@ -124,8 +124,7 @@ async function startRig(bench: ContinuousRun, stack: AsyncDisposableStack): Prom
   const acceleration = await probeAcceleration(image);
   const domain = await connection.define(guestDomainXml({ name: 'latency', image, acceleration, disks }));
   await domain.start();
-  const socketPath = shellSocketPath(await domain.xml()) ?? '';
-  const console = stack.use(await GuestConsole.connect(socketPath));
+  const console = stack.use(await GuestConsole.of(domain));
   // Allocates the image, so that no round pays for it.
   await console.expect(`dd if=/dev/zero of=/dev/${DISK} bs=1M count=16 oflag=direct 2>/dev/null`);
   return { bench, domain, connection, console };

@@ -3,7 +3,7 @@ import { systemClock } from '../../appliance/core/clock.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import type { BenchContext } from '../bench-context.ts';
@@ -94,9 +94,7 @@ async function startLocal(domain: Domain): Promise<number> {
 
 /** Seconds until the guest's shell has read a file of its disk. */
 async function answerOf(domain: Domain, beganMs: number): Promise<number> {
-  const socketPath = shellSocketPath(await domain.xml());
-  if (socketPath === undefined) throw new ApplianceError('INTERNAL', 'the guest has no shell port');
-  await using console = await GuestConsole.connect(socketPath);
+  await using console = await GuestConsole.of(domain);
   const content = await console.expect('cat /data/hello');
   const elapsed = (systemClock.elapsedMs() - beganMs) / 1000;
   if (content !== 'from the disk') throw new ApplianceError('INTERNAL', 'the guest sees another disk');

@@ -47,7 +47,9 @@ async function makeScene(t: TestContext): Promise<Scene> {
     { path: vda, format: 'qcow2', target: 'vda' },
     { path: vdb, format: 'qcow2', target: 'vdb' },
   ] as const;
-  const domain = await rig.connection.define(guestDomainXml({ name: 'web', image, acceleration, disks }));
+  const domain = await rig.connection.define(
+    guestDomainXml({ name: 'web', image, acceleration, disks, restartsOnReset: true }),
+  );
   await domain.start();
   const appliance = new ApplianceProcess(t, join(await t.tempDir(), 'state'));
   await appliance.ask('init');
@@ -127,9 +129,16 @@ test('reboot, shutdown and start of a guest', async (t) => {
   const scene = await makeScene(t);
   const { appliance, domain, rig, uri } = scene;
   const service = await appliance.serve();
-  await consoleOf(t, rig.libvirt, domain);
+  const first = await consoleOf(t, rig.libvirt, domain);
   await appliance.ask('protect', 'web', '--continuous', '--connect', uri);
   await until(scene, 'protected');
+  await first.expect('touch /tmp/of-this-run');
+  await first.close();
+  await domain.monitorCommand({ execute: 'system_reset' });
+  const second = await consoleOf(t, rig.libvirt, domain);
+  assert.equal((await second.run('cat /tmp/of-this-run')).status, 1, 'it was reset');
+  assert.deepEqual([(await until(scene, 'protected')).gaps], [[]]);
+  await second.close();
   await domain.shutdown();
   const paused = await until(scene, 'paused');
   assert.match(paused.gaps[0]?.reason ?? '', /the machine (was|is) shut/);

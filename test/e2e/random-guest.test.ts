@@ -13,7 +13,7 @@ import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
 import { collectGarbage } from '../../appliance/repository/garbage-collector.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import { check } from '../../appliance/repository/scrub.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { BackupRig } from '../protect/backup-rig.ts';
 import { randomSource } from '../support/crashing-file-system.ts';
@@ -63,9 +63,7 @@ async function startTwoDiskGuest(t: TestContext, rig: LibvirtRig): Promise<Guest
     }),
   );
   await domain.start();
-  const socketPath = shellSocketPath(await domain.xml());
-  assert.ok(socketPath !== undefined);
-  return { domain, console: t.use(await GuestConsole.connect(socketPath)), disks: { vda, vdb } };
+  return { domain, console: t.use(await GuestConsole.of(domain)), disks: { vda, vdb } };
 }
 
 async function run(guest: Guest, command: string): Promise<string> {

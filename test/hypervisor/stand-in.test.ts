@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { readMarker } from '../../appliance/hypervisor/libvirt/domain-marker.ts';
 import { rewriteDomain } from '../../appliance/hypervisor/libvirt/domain-rewrite.ts';
 import { readHostFacts } from '../../appliance/hypervisor/libvirt/host-facts.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { GUEST_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
 import { suite } from '../support/suite.ts';
@@ -54,7 +54,7 @@ test('a machine defined from a saved definition boots from an NBD export beside 
   assert.equal(domain.uuid, uuid);
   assert.equal(readMarker(await domain.xml())?.machine, original.uuid);
   await domain.start();
-  const console = t.use(await GuestConsole.connect(shellSocketPath(await domain.xml()) ?? ''));
+  const console = t.use(await GuestConsole.of(domain));
   assert.equal(await console.expect('cat /data/hello /sys/block/vda/serial'), 'worldUNDERSTUDY-1');
   await console.expect('echo new > /data/new; sync');
   await domain.destroy();

@@ -9,7 +9,7 @@ import { BootedMachines } from '../../appliance/recover/booted-machines.ts';
 import type { RecoverParts } from '../../appliance/recover/context.ts';
 import { PointUse } from '../../appliance/recover/point-use.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
-import { createDataDisk, guestDomainXml, guestImage, probeAcceleration, shellSocketPath } from '../../lab/guest.ts';
+import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
@@ -85,7 +85,5 @@ export async function makeBootRig(t: TestContext): Promise<BootRig> {
 
 /** The guest's shell, when it answers. */
 export async function shellOf(t: TestContext, domain: Domain): Promise<GuestConsole> {
-  const socketPath = shellSocketPath(await domain.xml());
-  if (socketPath === undefined) throw new Error('the guest has no shell port');
-  return t.use(await GuestConsole.connect(socketPath));
+  return t.use(await GuestConsole.of(domain));
 }

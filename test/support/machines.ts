@@ -5,14 +5,7 @@ import { join } from 'node:path';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
-import {
-  createDataDisk,
-  type GuestImage,
-  guestDomainXml,
-  guestImage,
-  probeAcceleration,
-  shellSocketPath,
-} from '../../lab/guest.ts';
+import { createDataDisk, type GuestImage, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';
 import { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import type { TestContext } from './test-scope.ts';
@@ -108,9 +101,7 @@ export async function startGuest(
 
 /** The shell of a guest that runs, when it answers. */
 export async function consoleOf(t: TestContext, libvirt: PrivateLibvirt, domain: Domain): Promise<GuestConsole> {
-  const socketPath = shellSocketPath(await domain.xml());
-  if (socketPath === undefined) throw new Error('the guest has no shell port');
-  return t.use(await GuestConsole.connect(libvirt.outside(socketPath)));
+  return t.use(await GuestConsole.of(domain, { outside: (path) => libvirt.outside(path) }));
 }
 
 async function copyImage(image: GuestImage, directory: string): Promise<GuestImage> {
