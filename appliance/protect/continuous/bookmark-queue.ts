@@ -8,19 +8,37 @@ interface Waiting {
   readonly consistency: Consistency;
   readonly resolve: (moment: SessionMoment) => void;
   readonly reject: (error: unknown) => void;
+  /** Nobody waits for it any more. */
+  isGone: boolean;
 }
+
+/** The guest may be frozen meanwhile, which an interval that has much to read must not prolong. */
+const PATIENCE_MS = 10_000;
 
 /** Bookmarks that wait for the next interval, which has to begin after they were asked for. */
 export class BookmarkQueue {
   #waiting: Waiting[] = [];
   #hurry: () => void = () => undefined;
 
-  /** Settles when an interval that began after this call has been marked with the name. */
-  add(name: string, consistency: Consistency): Promise<SessionMoment> {
+  /** Settles when an interval that began after this call has been marked with the name. Throws TIMED_OUT. */
+  async add(name: string, consistency: Consistency, patienceMs: number = PATIENCE_MS): Promise<SessionMoment> {
     const { promise, resolve, reject } = Promise.withResolvers<SessionMoment>();
-    this.#waiting.push({ name, consistency, resolve, reject });
+    const waiting: Waiting = { name, consistency, resolve, reject, isGone: false };
+    this.#waiting.push(waiting);
     this.#hurry();
-    return promise;
+    const timer = setTimeout(() => {
+      waiting.isGone = true;
+      reject(
+        new ApplianceError('TIMED_OUT', `the next interval was not complete within ${patienceMs / 1000} s`, {
+          hint: 'The guest writes more than can be read in that time. Try again when it is quieter, or protect it with --continuous.',
+        }),
+      );
+    }, patienceMs);
+    try {
+      return await promise;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Settles when the next interval must not wait. */
@@ -53,6 +71,7 @@ export class BookmarkBatch {
   /** Marks the state that the journal holds now. A bookmark that cannot be written fails alone. */
   async mark(write: (name: string, consistency: Consistency) => Promise<SessionMoment>): Promise<void> {
     for (const one of this.#waiting.splice(0)) {
+      if (one.isGone) continue;
       try {
         one.resolve(await write(one.name, one.consistency));
       } catch (error) {
