@@ -48,9 +48,11 @@ export interface MachineView {
   readonly jobs: readonly DiskJob[];
 }
 
+const FOLLOW = 'where it was migrated to, `understudy protect` with the --connect of that place goes on';
+
 export const NO_MACHINE: MachineView = {
   power: 'off',
-  reason: 'the machine is not defined any more',
+  reason: `the machine is not defined any more; ${FOLLOW}`,
   runId: undefined,
   disks: [],
   jobs: [],
@@ -63,7 +65,7 @@ const OFF_REASONS: readonly string[] = [
   SHUT_OFF,
   'the machine was switched off',
   'the machine crashed',
-  'the machine was migrated to another host',
+  `the machine was migrated to another host; ${FOLLOW}`,
   'the machine was saved to a file',
   'QEMU of the machine ended',
   'the machine was reverted to a snapshot',

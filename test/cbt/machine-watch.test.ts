@@ -85,11 +85,9 @@ test('a machine that starts, pauses, goes on, and is switched off is told so, ea
   assert.deepEqual({ power, reason }, { power: 'off', reason: 'the machine was switched off' });
   await domain.undefine();
   assert.deepEqual(await facts.until('undefined'), [{ kind: 'undefined' }]);
-  assert.deepEqual(await facts.watch.facts(), {
-    power: 'off',
-    reason: 'the machine is not defined any more',
-    disks: [],
-  });
+  const gone = await facts.watch.facts();
+  assert.deepEqual([gone.power, gone.disks], ['off', []]);
+  assert.match(gone.reason, /not defined any more.*where it was migrated to/);
   assert.deepEqual(facts.kinds, []);
 });
 
@@ -119,7 +117,7 @@ test('a machine that is migrated to another host is told so', async (t) => {
   await virsh(rig, 'migrate', 'guest', other.libvirt.uri, 'tcp://127.0.0.1', '--live', '--unsafe');
   const kinds = (await facts.until('migrated-away')).map(({ kind }) => kind);
   assert.deepEqual(kinds, ['paused', 'migrated-away']);
-  assert.equal((await facts.watch.facts()).reason, 'the machine was migrated to another host');
+  assert.match((await facts.watch.facts()).reason, /^the machine was migrated to another host;/);
 });
 
 test('a machine whose QEMU dies has crashed', async (t) => {

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
-import { userInfo } from 'node:os';
+import { copyFile, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { compareDevices } from '../../appliance/block/compare-devices.ts';
 import { openFileDevice } from '../../appliance/block/file-device.ts';
-import { systemClock } from '../../appliance/core/clock.ts';
 import { backupXml } from '../../appliance/hypervisor/libvirt/backup-xml.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
@@ -19,6 +13,7 @@ import { BackupRig } from '../protect/backup-rig.ts';
 import { freePort, makeAuthority } from '../support/certificates.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, type LibvirtRig, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
+import { SSH_REQUIREMENTS, startSshd } from '../support/sshd.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
@@ -28,8 +23,7 @@ const test = suite('a hypervisor on another host', {
   requires: [...LIBVIRT_REQUIREMENTS, 'qemu-io'],
   timeoutMs: 120_000,
 });
-const SSH = { requires: ['sshd', 'ssh', 'ssh-keygen', 'socat', 'setpriv'] };
-const SSHD_TIMEOUT_MS = 20_000;
+const SSH = { requires: SSH_REQUIREMENTS };
 
 /** Writes into a running machine's disk as its guest would: through QEMU, so that bitmaps see it. */
 async function qemuIo(domain: Domain, command: string): Promise<void> {
@@ -79,67 +73,6 @@ async function backUpTwice(
   await rejectsWith(backups.backup('web'), 'NOT_SUPPORTED');
 }
 
-interface SshRig {
-  /** For the socket of a daemon on the other side. */
-  readonly uri: (socketPath: string) => string;
-}
-
-/** A server and a client of their own keys, who share nothing with those of the system. */
-async function startSshd(t: TestContext, settings: readonly string[] = []): Promise<SshRig> {
-  const directory = await t.tempDir();
-  const path = (name: string): string => join(directory, name);
-  for (const name of ['host', 'user']) await runTool('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', path(name)]);
-  await copyFile(path('user.pub'), path('authorized'));
-  const port = await freePort();
-  const hostKey = (await readFile(path('host.pub'), 'utf8')).trim();
-  await writeFile(path('known'), `[localhost]:${port} ${hostKey}\n`);
-  const lines = [`Port ${port}`, 'ListenAddress 127.0.0.1', `HostKey ${path('host')}`, 'PidFile none', 'UsePAM no'];
-  lines.push(`AuthorizedKeysFile ${path('authorized')}`, 'StrictModes no', 'PermitRootLogin yes', ...settings);
-  await writeFile(path('sshd.conf'), `${lines.join('\n')}\n`);
-  // libvirt's URI names a program that is ssh, and one that connects to a socket as `nc -U` does.
-  const ssh = `#!/bin/sh\nexec ssh -F /dev/null -o UserKnownHostsFile=${path('known')} -o IdentitiesOnly=yes "$@"\n`;
-  await writeFile(path('ssh'), ssh, { mode: 0o755 });
-  const netcat = '#!/bin/sh\nfor last; do :; done\nexec socat - "UNIX-CONNECT:$last"\n';
-  await writeFile(path('netcat'), netcat, { mode: 0o755 });
-  await runSshd(t, path('sshd.conf'), port);
-  return {
-    uri: (socketPath) =>
-      `qemu+ssh://${userInfo().username}@localhost:${port}/session?socket=${socketPath}&proxy=netcat` +
-      `&netcat=${path('netcat')}&command=${path('ssh')}&keyfile=${path('user')}`,
-  };
-}
-
-async function runSshd(t: TestContext, config: string, port: number): Promise<void> {
-  // As its own start script does it.
-  if (process.getuid?.() === 0) await mkdir('/run/sshd', { recursive: true });
-  const sshd = spawn('/usr/sbin/sshd', ['-D', '-e', '-f', config], { stdio: ['ignore', 'ignore', 'pipe'] });
-  let words = '';
-  sshd.stderr.setEncoding('utf8').on('data', (text: string) => {
-    words += text;
-  });
-  t.use({
-    close: async () => {
-      const exited = once(sshd, 'exit');
-      if (sshd.kill('SIGTERM')) await exited;
-    },
-  });
-  const deadline = systemClock.elapsedMs() + SSHD_TIMEOUT_MS;
-  while (!(await answers(port))) {
-    assert.ok(sshd.exitCode === null && systemClock.elapsedMs() < deadline, `sshd does not answer: ${words}`);
-    await delay(20);
-  }
-}
-
-function answers(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1', () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.on('error', () => resolve(false));
-  });
-}
-
 function socketOf(libvirt: PrivateLibvirt): string {
   return join(libvirt.directory, 'r/libvirt/libvirt-sock');
 }
@@ -161,7 +94,7 @@ test(
   'whose sshd forwards nothing is BACKUP_UNREACHABLE, and no job and no checkpoint are left',
   async (t) => {
     const rig = await startLibvirt(t);
-    const { uri } = await startSshd(t, ['AllowTcpForwarding no']);
+    const { uri } = await startSshd(t, { settings: ['AllowTcpForwarding no'] });
     const backups = await BackupRig.create(t, uri(socketOf(rig.libvirt)));
     const domain = await definePlainMachine(rig, 'web');
     await domain.start();
