@@ -4,13 +4,16 @@ import { hasCode, toError } from '../core/errors.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 
 /**
- * The checkpoints of one appliance on one machine. A name says whose it is, so that nothing of anybody else's (other
- * tools, another appliance) is ever touched, and is never used twice: a bitmap may outlive its checkpoint.
+ * The checkpoints of one appliance on one machine, for one run of it: nobody else makes or deletes such meanwhile, so they are
+ * listed once. A name says whose it is, so that nothing of anybody else's (other tools, another appliance) is ever touched, and
+ * is never used twice: a bitmap may outlive its checkpoint.
  */
 export class OwnCheckpoints {
   readonly #prefix: string;
   readonly #domain: Domain;
   readonly #kept: readonly string[];
+  /** Those that may be there, oldest first; undefined before the first look. */
+  #own: Set<string> | undefined;
 
   /** `kept`: names of those that something else still needs. */
   constructor(domain: Domain, repositoryId: string, kept: readonly string[] = []) {
@@ -20,7 +23,9 @@ export class OwnCheckpoints {
   }
 
   newName(): string {
-    return `${this.#prefix}${randomBytes(8).toString('hex')}`;
+    const name = `${this.#prefix}${randomBytes(8).toString('hex')}`;
+    this.#own?.add(name);
+    return name;
   }
 
   isOwn(name: string): boolean {
@@ -29,16 +34,20 @@ export class OwnCheckpoints {
 
   /** Names of every checkpoint of the machine, ours or not. */
   async names(): Promise<string[]> {
-    return (await this.#domain.checkpoints()).map(({ name }) => name);
+    const names = (await this.#domain.checkpoints()).map(({ name }) => name);
+    this.#own = new Set(names.filter((name) => this.isOwn(name)));
+    return names;
   }
 
   /** Deletes every own checkpoint but those and the kept ones; sentences about the ones that could not be deleted. */
   async deleteAllBut(...keep: readonly (string | undefined)[]): Promise<string[]> {
+    if (this.#own === undefined) await this.names();
     const problems: string[] = [];
-    for (const checkpoint of await this.#domain.checkpoints()) {
-      if (!this.isOwn(checkpoint.name) || [...keep, ...this.#kept].includes(checkpoint.name)) continue;
-      const problem = await this.#delete(checkpoint.name);
-      if (problem !== undefined) problems.push(problem);
+    for (const name of this.#own ?? []) {
+      if ([...keep, ...this.#kept].includes(name)) continue;
+      const problem = await this.#delete(name);
+      if (problem === undefined) this.#own?.delete(name);
+      else problems.push(problem);
     }
     return problems;
   }

@@ -38,6 +38,8 @@ export interface MachineFacts {
 
 const DEFAULT_POLL_MS = 5_000;
 const RECONNECT_MS = { first: 250, last: 5_000 } as const;
+/** The end of a job comes as several events, and an interval makes one each time. One look is for all of them. */
+const SETTLE_MS = 50;
 /** A look that events overtake is taken again, so often. */
 const LOOK_ATTEMPTS = 5;
 /** Events after which the machine's definition may be another one. */
@@ -60,6 +62,7 @@ export class MachineWatch implements AsyncDisposable {
   #running: Promise<unknown> = Promise.resolve();
   #pending: Promise<MachineView> | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #settling: NodeJS.Timeout | undefined;
   #retryMs: number = RECONNECT_MS.first;
   #isClosed = false;
 
@@ -129,6 +132,7 @@ export class MachineWatch implements AsyncDisposable {
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#settling);
     this.#unbind();
     this.#listeners.clear();
     await this.#running;
@@ -160,6 +164,14 @@ export class MachineWatch implements AsyncDisposable {
     if (this.#isClosed) return;
     // What failed was told as a fact, and is tried again.
     await this.look().catch(() => undefined);
+  }
+
+  #lookSoon(): void {
+    if (this.#settling !== undefined || this.#isClosed) return;
+    this.#settling = setTimeout(() => {
+      this.#settling = undefined;
+      void this.#lookQuietly();
+    }, SETTLE_MS).unref();
   }
 
   async #read(): Promise<MachineView> {
@@ -195,7 +207,7 @@ export class MachineWatch implements AsyncDisposable {
     listen('reboot', () => this.#tell({ kind: 'rebooted' }));
     listen('block-job', (event) => this.#receiveBlockJob(event));
     listen('closed', ({ reason }) => this.#lose(reason));
-    for (const name of LOOK_EVENTS) listen(name, () => void this.#lookQuietly());
+    for (const name of LOOK_EVENTS) listen(name, () => this.#lookSoon());
     this.#unbind = () => {
       for (const each of unbind) each();
     };
@@ -231,7 +243,7 @@ export class MachineWatch implements AsyncDisposable {
         this.#tell({ kind: 'job-ended', disk, how: status });
       }
     }
-    void this.#lookQuietly();
+    this.#lookSoon();
   }
 
   #lose(reason: string): void {

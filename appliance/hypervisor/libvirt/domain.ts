@@ -82,7 +82,7 @@ export interface AgentOptions extends CallOptions {
 
 export const DEFAULT_AGENT_TIMEOUT_SECONDS = 10;
 const BACKUP_END_TIMEOUT_MS = 30_000;
-const BACKUP_END_POLL_MS = 10;
+const BACKUP_END_POLL_MS = 4;
 
 /**
  * A domain, by UUID: a name for calls, not a handle. It stays valid over restarts of the daemon and of the domain, on any
