@@ -240,6 +240,15 @@ test('a reset is no gap; a mirror that somebody else ends is one, and protection
   assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[2 * MIB], 0x55);
   const [gap] = (await journal.timeline()).gaps;
   assert.match(gap?.reason ?? '', /vda/);
+
+  // QEMU learns of it with the next write, and nothing is written: the lost connection must do.
+  const yankable = (await domain.monitorCommand({ execute: 'query-yank' })) as readonly { readonly type: string }[];
+  const instances = yankable.filter(({ type }) => type === 'block-node');
+  await domain.monitorCommand({ execute: 'yank', arguments: { instances } });
+  await rig.until('web', 'resyncing');
+  await rig.until('web', 'protected');
+  const [, , cut] = (await journal.timeline()).gaps;
+  assert.equal(cut?.reason, 'the connection of vda was cut');
   await domain.destroy();
 });
 
