@@ -112,6 +112,15 @@ export interface ProtectParams extends ConnectParams {
   readonly interval?: string;
   /** `write`: each write of the guest waits until it is on stable storage. Default: `group`, within a second. */
   readonly durability?: 'group' | 'write';
+  /** How long moments are kept (`24h`, `7d`), and how large the journal may get (`50GiB`). Left out: as before; at first 24 h. */
+  readonly window?: string;
+  readonly windowSize?: string;
+}
+
+export interface PauseParams {
+  readonly name: string;
+  /** Taken up again after so long (`30m`, `2h`); left out: when asked for. */
+  readonly for?: string;
 }
 
 /** A machine under continuous protection. */
@@ -124,6 +133,9 @@ export interface ProtectionReport {
   /** Null: every write. */
   readonly intervalMs: number | null;
   readonly durability: 'group' | 'write';
+  /** How long moments are kept, and how large the journal may get meanwhile; null: no limit. */
+  readonly windowMs: number;
+  readonly windowBytes: number | null;
   /** `seeding`, `protected`, `behind`, `resyncing`, `paused`; `stopped` while no service runs. */
   readonly state: 'seeding' | 'protected' | 'behind' | 'resyncing' | 'paused' | 'stopped';
   readonly reason: string;
@@ -437,7 +449,7 @@ export interface Appliance extends AsyncDisposable {
   unprotect(params: { readonly name: string }, context: OperationContext): Promise<UnprotectReport>;
   protection(params: Record<string, never>, context: OperationContext): Promise<readonly ProtectionReport[]>;
   /** Lets another tool have a protected machine, and takes it up again. */
-  protectionPause(params: { readonly name: string }, context: OperationContext): Promise<ProtectionReport>;
+  protectionPause(params: PauseParams, context: OperationContext): Promise<ProtectionReport>;
   protectionResume(params: { readonly name: string }, context: OperationContext): Promise<ProtectionReport>;
   points(params: PointsParams, context: OperationContext): Promise<readonly PointSummary[]>;
   timeline(params: TimelineParams, context: OperationContext): Promise<TimelineReport>;

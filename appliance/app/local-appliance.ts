@@ -28,6 +28,7 @@ import type {
   MigrateParams,
   MigrateReport,
   OperationContext,
+  PauseParams,
   PointDetails,
   PointParams,
   PointSummary,
@@ -62,6 +63,7 @@ import { parseSelector, type Selector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
+import { thinFolds } from './fold-thinning.ts';
 import {
   bookmarkReport,
   type JournalQuestions,
@@ -72,7 +74,7 @@ import {
 } from './journal-operations.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
 import { deletePoint, findPointOrLost, findState, undeletePoint, usersOf } from './point-removal.ts';
-import { protectionReportOf, protectionReports, protectMachine, unprotectMachine } from './protection.ts';
+import { pauseMachine, protectionReportOf, protectionReports, protectMachine, unprotectMachine } from './protection.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
 import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
@@ -178,10 +180,8 @@ export class LocalAppliance implements Appliance {
     return protectionReports((await this.#open()).continuous, this.#foundation.clock);
   }
 
-  async protectionPause({ name }: { readonly name: string }): Promise<ProtectionReport> {
-    const { continuous } = await this.#open();
-    const { machineId } = await continuous.pause(name, 'paused by the operator');
-    return protectionReportOf(continuous, this.#foundation.clock, machineId);
+  async protectionPause(params: PauseParams): Promise<ProtectionReport> {
+    return pauseMachine(await this.#open(), this.#foundation.clock, params);
   }
 
   async protectionResume({ name }: { readonly name: string }): Promise<ProtectionReport> {
@@ -415,7 +415,7 @@ export class LocalAppliance implements Appliance {
     core.repository.pool.start();
     const { restored, problems } = await core.recover.restoreSessions();
     for (const sentence of [...restored, ...problems, ...(await core.standbys.unfinished())]) onNotice(sentence);
-    core.continuous.startSessions();
+    core.continuous.startSessions(() => thinFolds(core, this.#foundation.clock, onNotice));
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {

@@ -83,10 +83,16 @@ export async function deletePoint(
     await purge(core, point);
     return { ...answer, recoverableUntil: null, lost: false };
   }
+  const untilMs = await endPoint(core, clock, point);
+  return { ...answer, recoverableUntil: new Date(untilMs).toISOString(), lost: false };
+}
+
+/** Deletes a point that is not in use; until the returned time it can be brought back. @throws as `deletePoint` */
+export async function endPoint({ repository, catalog }: Core, clock: Clock, point: RecoveryPoint): Promise<number> {
   const nowMs = clock.nowMs();
-  await core.repository.manifests.delete({ machineId: point.machine.id, pointId: point.id }, nowMs);
-  await core.catalog.deletePoint(point.id);
-  return { ...answer, recoverableUntil: new Date(nowMs + DEFAULT_GRACE_MS).toISOString(), lost: false };
+  await repository.manifests.delete({ machineId: point.machine.id, pointId: point.id }, nowMs);
+  await catalog.deletePoint(point.id);
+  return nowMs + DEFAULT_GRACE_MS;
 }
 
 /** Brings a deleted point back, by its id. @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, REPOSITORY_CORRUPT, NO_SPACE */

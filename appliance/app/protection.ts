@@ -1,25 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { ProtectionReport, ProtectParams, ResyncReport, UnprotectReport } from '../api/operations.ts';
+import type { PauseParams, ProtectionReport, ProtectParams, ResyncReport, UnprotectReport } from '../api/operations.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { ContinuousService, ProtectionStatus } from '../protect/continuous/continuous-service.ts';
 import type { Resync } from '../protect/continuous/session.ts';
+import { DEFAULT_WINDOW_MS } from '../volume/journal.ts';
+import { type AmountLimits, parseBytes, parseDuration } from './amounts.ts';
 import type { Core } from './core.ts';
 
-const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
-const MIN_INTERVAL_MS = 1_000;
-const MAX_INTERVAL_MS = 86_400_000;
 const RATE_SPAN_US = 60_000_000;
-
-/** `5s`, `1m`, `1500ms`, `2h`. @throws ApplianceError BAD_ARGUMENT */
-export function parseInterval(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
-  const ms = match === null ? Number.NaN : Math.round(Number(match[1]) * (UNITS[match[2] ?? ''] ?? Number.NaN));
-  if (ms >= MIN_INTERVAL_MS && ms <= MAX_INTERVAL_MS) return ms;
-  throw new ApplianceError('BAD_ARGUMENT', `${JSON.stringify(text)} is no interval`, {
-    hint: 'An interval is at least 1s and at most 24h, for example 5s, 1m or 1h.',
-  });
-}
+const DAY_MS = 86_400_000;
+const INTERVALS: AmountLimits = {
+  least: 1_000,
+  most: DAY_MS,
+  what: 'interval',
+  hint: 'An interval is at least 1s and at most 24h, for example 5s, 1m or 1h.',
+};
+const WINDOWS: AmountLimits = {
+  least: 60_000,
+  most: 366 * DAY_MS,
+  what: 'window',
+  hint: 'A window is at least 1m and at most 366d, for example 6h, 24h or 7d.',
+};
+const PAUSES: AmountLimits = {
+  least: 1_000,
+  most: 7 * DAY_MS,
+  what: 'length of a pause',
+  hint: 'It is at least 1s and at most 7d, for example 30m or 2h.',
+};
+const WINDOW_SIZES: AmountLimits = {
+  least: 256 * 1024 ** 2,
+  most: 1024 ** 5,
+  what: 'size of a window',
+  hint: 'It is at least 256MiB, for example 10GiB or 1TiB.',
+};
 
 /** Errors as `ContinuousService.protect`; BAD_ARGUMENT. */
 export async function protectMachine(
@@ -30,8 +44,10 @@ export async function protectMachine(
   const status = await core.continuous.protect({
     target: params.target,
     connectUri: params.connect,
-    intervalMs: params.interval === undefined ? 0 : parseInterval(params.interval),
+    intervalMs: params.interval === undefined ? 0 : parseDuration(params.interval, INTERVALS),
     durability: params.durability ?? 'group',
+    ...(params.window === undefined ? {} : { windowMs: parseDuration(params.window, WINDOWS) }),
+    ...(params.windowSize === undefined ? {} : { windowBytes: parseBytes(params.windowSize, WINDOW_SIZES) }),
   });
   return protectionReport(status, clock);
 }
@@ -47,6 +63,14 @@ export async function unprotectMachine(core: Core, name: string): Promise<Unprot
     point: point?.id ?? null,
     outcome: `${record.name} is not protected any more; ${last}. The journal stays readable for a day.`,
   };
+}
+
+/** @throws ApplianceError MACHINE_NOT_FOUND, BAD_ARGUMENT */
+export async function pauseMachine({ continuous }: Core, clock: Clock, params: PauseParams): Promise<ProtectionReport> {
+  const forMs = params.for === undefined ? undefined : parseDuration(params.for, PAUSES);
+  const until = forMs === undefined ? '' : ` until ${isoOfMs(clock.nowMs() + forMs)}`;
+  const { machineId } = await continuous.pause(params.name, `paused by the operator${until}`, forMs);
+  return protectionReportOf(continuous, clock, machineId);
 }
 
 /** Every protected machine, by name. */
@@ -82,6 +106,8 @@ async function protectionReport(status: ProtectionStatus, clock: Clock): Promise
     mode: change?.mode ?? (record.intervalMs === 0 ? 'writes' : 'interval'),
     intervalMs: record.intervalMs === 0 ? null : record.intervalMs,
     durability: record.durability,
+    windowMs: record.windowMs ?? DEFAULT_WINDOW_MS,
+    windowBytes: record.windowBytes ?? null,
     state: change?.state ?? 'stopped',
     reason: problem ?? change?.reason ?? 'no session runs',
     stateSince: change === undefined ? null : isoOfMs(change.atMs),

@@ -56,7 +56,7 @@ export type MomentWish =
 const DEFAULT_SEGMENT_BYTES: number = 64 * 1024 * 1024;
 /** The window moves on while nothing is folded, too. */
 const MAINTENANCE_MS: number = 5 * 60_000;
-const DEFAULT_WINDOW_MS: number = 24 * 3_600_000;
+export const DEFAULT_WINDOW_MS: number = 24 * 3_600_000;
 /** Plain blocks of sealed segments that are kept in memory. */
 const CACHE_BYTES: number = 32 * 1024 * 1024;
 /** Longest name of a bookmark, in characters. */

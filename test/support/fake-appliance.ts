@@ -286,6 +286,8 @@ export const fakeResults: {
     lastFold: '2026-11-21T14:00:00.000Z',
     foldProblem: null,
     resync: null,
+    windowMs: 86_400_000,
+    windowBytes: null,
     history: [],
   },
   unprotect: {

@@ -14,11 +14,14 @@ interface ProtectOptions {
   readonly continuous?: boolean;
   readonly interval?: string;
   readonly durability?: string;
+  readonly window?: string;
+  readonly windowSize?: string;
 }
 
 interface ProtectionOptions extends WideOption {
   readonly pause?: string;
   readonly resume?: string;
+  readonly for?: string;
 }
 
 export function addProtect(program: Command, cli: CliRun): void {
@@ -35,12 +38,15 @@ export function addProtect(program: Command, cli: CliRun): void {
       ['understudy protect web --continuous', 'every write'],
       ['understudy protect web --continuous --durability write', 'each on stable storage before the guest goes on'],
       ['understudy protect web --interval 10s', 'a state each ten seconds'],
+      ['understudy protect web --continuous --window 7d --window-size 50GiB', 'moments of a week, if they fit'],
     ],
     options: (command) =>
       command
         .option('--continuous', 'keep every write')
         .option('--interval <time>', 'a state each so often instead: 5s, 1m; at least 1s')
-        .option('--durability <when>', '`write`: flush before each write is acknowledged; `group`: within a second'),
+        .option('--durability <when>', '`write`: flush before each write is acknowledged; `group`: within a second')
+        .option('--window <time>', 'how long any moment can be recovered: 6h, 24h (default), 7d')
+        .option('--window-size <size>', 'let the oldest moments go earlier when the journal gets larger: 50GiB'),
     connects: true,
     action: protect,
   });
@@ -63,21 +69,27 @@ export function addProtect(program: Command, cli: CliRun): void {
     examples: [
       ['understudy protection', 'all of them'],
       ['understudy protection --wide', 'with reasons and gaps'],
-      ['understudy protection --pause web', 'let another tool have the machine `web`'],
+      ['understudy protection --pause web --for 30m', 'let another tool have the machine `web` for half an hour'],
     ],
     options: (command) =>
-      addWide(command).option('--pause <name>', 'let go of a machine').option('--resume <name>', 'take it up again'),
+      addWide(command)
+        .option('--pause <name>', 'let go of a machine')
+        .option('--for <time>', 'with --pause: take it up again after so long: 30m, 2h')
+        .option('--resume <name>', 'take it up again'),
     action: protection,
   });
 }
 
 async function protect(run: CommandRun, [target = '']: readonly string[], options: ProtectOptions): Promise<Outcome> {
-  const { interval } = options;
+  const { interval, window, windowSize } = options;
   if ((options.continuous === true) === (interval !== undefined)) {
     throw new ApplianceError('BAD_ARGUMENT', 'give either --continuous or --interval');
   }
   const durability = parseDurability(options.durability);
-  const report = await run.callService('protect', defined({ target, interval, durability, connect: run.connect }));
+  const report = await run.callService(
+    'protect',
+    defined({ target, interval, durability, window, windowSize, connect: run.connect }),
+  );
   const what = report.intervalMs === null ? 'Every write' : `A state each ${formatDuration(report.intervalMs)}`;
   const text =
     `${what} of ${run.paint('bold', plain(report.machine))} is kept from now on.\n` +
@@ -99,11 +111,15 @@ async function unprotect(run: CommandRun, [name = '']: readonly string[]): Promi
 async function protection(
   run: CommandRun,
   _args: readonly string[],
-  { wide, pause, resume }: ProtectionOptions,
+  { wide, pause, resume, for: length }: ProtectionOptions,
 ): Promise<Outcome> {
+  if (length !== undefined && pause === undefined) throw new ApplianceError('BAD_ARGUMENT', '--for goes with --pause');
   if (pause !== undefined || resume !== undefined) {
     const name = pause ?? resume ?? '';
-    const report = await run.callService(pause === undefined ? 'protectionResume' : 'protectionPause', { name });
+    const report =
+      pause === undefined
+        ? await run.callService('protectionResume', { name })
+        : await run.callService('protectionPause', defined({ name, for: length }));
     return { value: report, text: `${plain(report.machine)}: ${report.state}, ${plain(report.reason)}\n` };
   }
   const machines = await listProtection(run);
@@ -146,6 +162,7 @@ function detailsOf(report: ProtectionReport, paint: Paint): string {
     ['state', `${report.state}: ${plain(report.reason)}`],
     ['connection', plain(report.connect)],
     ['durability', report.durability],
+    ['window', windowText(report)],
     ['moments', window === null ? 'none yet' : `${formatTime(window.from)} to ${formatTime(window.to)}`],
     ['last fold', lastFold === null ? 'none yet' : formatTime(lastFold)],
     ...(foldProblem === null ? [] : [['fold failed', plain(foldProblem)] as const]),
@@ -154,6 +171,10 @@ function detailsOf(report: ProtectionReport, paint: Paint): string {
     ...shown,
   ];
   return `${paint('bold', plain(report.machine))}\n${renderFields(fields, paint)}`;
+}
+
+function windowText({ windowMs, windowBytes }: ProtectionReport): string {
+  return `${formatDuration(windowMs)}${windowBytes === null ? '' : `, at most ${formatBytes(windowBytes)}`}`;
 }
 
 function resyncText({ kind, at, reason, changedBytes, comparedBytes, differingBytes }: ResyncReport): string {

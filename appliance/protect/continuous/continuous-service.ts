@@ -21,6 +21,9 @@ export interface ProtectionRequest {
   /** 0: every write. */
   readonly intervalMs: number;
   readonly durability: Durability;
+  /** Left out: what it was before, or the journal's own. */
+  readonly windowMs?: number;
+  readonly windowBytes?: number;
 }
 
 /** A protected machine as it is now. */
@@ -53,6 +56,7 @@ export class ContinuousService implements AsyncDisposable {
   readonly #machines = new Map<MachineId, ProtectedMachine>();
   readonly #busy = new Set<MachineId>();
   #pruning: NodeJS.Timeout | undefined;
+  #hourly: Promise<void> = Promise.resolve();
 
   private constructor(parts: ContinuousParts) {
     this.#parts = parts;
@@ -68,13 +72,19 @@ export class ContinuousService implements AsyncDisposable {
 
   /**
    * Begins all sessions, for the service, and returns at once: a journal may take a while to open. A machine that cannot be
-   * protected is tried again, and does not keep the others from it.
+   * protected is tried again, and does not keep the others from it. `hourly` is done now and each hour.
    */
-  startSessions(): void {
+  startSessions(hourly: () => Promise<unknown> = () => Promise.resolve()): void {
     for (const machine of this.#machines.values())
       if (machine.record.endedAt === undefined) machine.startWhenPossible();
-    void this.#prune();
-    this.#pruning = setInterval(() => void this.#prune(), PRUNE_MS).unref();
+    const tidyUp = async (): Promise<void> => {
+      await this.#prune();
+      await hourly().catch((error: unknown) => this.#parts.onNotice(toError(error).message));
+    };
+    this.#hourly = tidyUp();
+    this.#pruning = setInterval(() => {
+      this.#hourly = this.#hourly.then(tidyUp);
+    }, PRUNE_MS).unref();
   }
 
   /**
@@ -99,7 +109,8 @@ export class ContinuousService implements AsyncDisposable {
       await known?.close('protection is set up anew');
       const now = new Date(this.#parts.clock.nowMs()).toISOString();
       const since = known?.record.endedAt === undefined ? (known?.record.since ?? now) : now;
-      const record = { machineId, name: domain.name, connect, intervalMs, durability, since };
+      const window = windowOf(request, known?.record);
+      const record = { machineId, name: domain.name, connect, intervalMs, durability, ...window, since };
       await this.#records.put(record);
       const machine = this.#remember(record);
       try {
@@ -167,10 +178,10 @@ export class ContinuousService implements AsyncDisposable {
     return this.#exclusively(record.machineId, async () => ({ ...(await machine.bookmark(name)), record }));
   }
 
-  /** Lets another tool have the machine, until `resume`. @throws ApplianceError MACHINE_NOT_FOUND */
-  async pause(target: string, reason: string): Promise<ProtectionRecord> {
+  /** Lets another tool have the machine, until `resume` or for so long. @throws ApplianceError MACHINE_NOT_FOUND */
+  async pause(target: string, reason: string, forMs?: number): Promise<ProtectionRecord> {
     const machine = await this.#find(target);
-    await machine.pause(reason);
+    await machine.pause(reason, forMs);
     return machine.record;
   }
 
@@ -210,6 +221,7 @@ export class ContinuousService implements AsyncDisposable {
   /** Ends all sessions; their machines go on, and are protected again at the next start. Idempotent. */
   async close(): Promise<void> {
     clearInterval(this.#pruning);
+    await this.#hourly;
     await Promise.all([...this.#machines.values()].map((machine) => machine.close('the service stops')));
   }
 
@@ -304,6 +316,19 @@ async function statusOf(machine: ProtectedMachine): Promise<ProtectionStatus> {
   } catch (error) {
     return { ...facts, journal: undefined, problem: toError(error).message };
   }
+}
+
+/** A window does not shrink because nobody spoke of it. */
+function windowOf(
+  request: ProtectionRequest,
+  known: ProtectionRecord | undefined,
+): Pick<ProtectionRecord, 'windowMs' | 'windowBytes'> {
+  const windowMs = request.windowMs ?? known?.windowMs;
+  const windowBytes = request.windowBytes ?? known?.windowBytes;
+  return {
+    ...(windowMs === undefined ? {} : { windowMs }),
+    ...(windowBytes === undefined ? {} : { windowBytes }),
+  };
 }
 
 function partition<T>(items: readonly T[], isFirst: (item: T) => boolean): [T[], T[]] {

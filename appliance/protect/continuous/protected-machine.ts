@@ -55,6 +55,7 @@ export class ProtectedMachine {
   #session: ContinuousSession | undefined;
   #starting: Promise<void> | undefined;
   #reopening: NodeJS.Timeout | undefined;
+  #resuming: NodeJS.Timeout | undefined;
   #failures = 0;
   #isClosed = false;
 
@@ -88,14 +89,19 @@ export class ProtectedMachine {
    */
   journal(): Promise<Journal> {
     const { repository, clock } = this.#parts;
-    const { machineId, name } = this.#record;
+    const { machineId, name, windowMs, windowBytes } = this.#record;
     if (this.#isClosed) {
       const hint = 'Try again in a moment.';
       return Promise.reject(new ApplianceError('LOCKED', `the protection of ${name} is being changed`, { hint }));
     }
     const key = repository.keys.isEncrypted ? repository.keys.logRoot : null;
     if (this.#journal !== undefined) return this.#journal;
-    const opening = this.#closingJournal.then(() => Journal.open(this.directory, { key, machineId, clock }));
+    const window = {
+      ...(windowMs === undefined ? {} : { windowMs }),
+      ...(windowBytes === undefined ? {} : { windowBytes }),
+    };
+    const options = { key, machineId, clock, ...window };
+    const opening = this.#closingJournal.then(() => Journal.open(this.directory, options));
     this.#journal = opening;
     opening.catch(() => {
       if (this.#journal === opening) this.#journal = undefined;
@@ -182,11 +188,15 @@ export class ProtectedMachine {
     });
   }
 
-  pause(reason: string): Promise<void> {
+  /** Until `resume`, or so long. */
+  pause(reason: string, forMs?: number): Promise<void> {
+    clearTimeout(this.#resuming);
+    if (forMs !== undefined) this.#resuming = setTimeout(() => this.resume(), forMs).unref();
     return this.#session?.pause(reason) ?? Promise.resolve();
   }
 
   resume(): void {
+    clearTimeout(this.#resuming);
     this.#session?.resume();
   }
 
@@ -194,6 +204,7 @@ export class ProtectedMachine {
   async close(reason: string): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#reopening);
+    clearTimeout(this.#resuming);
     await Promise.allSettled([this.#starting]);
     await this.#end(reason);
   }

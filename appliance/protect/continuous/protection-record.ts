@@ -12,6 +12,9 @@ export interface ProtectionRecord {
   /** 0: every write. */
   readonly intervalMs: number;
   readonly durability: Durability;
+  /** How long, and how much at most, the journal keeps; the journal's own defaults when they are not said. */
+  readonly windowMs?: number;
+  readonly windowBytes?: number;
   /** ISO 8601. */
   readonly since: string;
   /** Protection was ended then; the journal stays until what it holds is too old. */

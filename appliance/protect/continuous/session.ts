@@ -17,6 +17,7 @@ import type {
 import { PositionRenewal } from './position-renewal.ts';
 import type { SessionSettings } from './session-settings.ts';
 import { type RoundEnd, RoundStop, type SessionMode, type StateChange, StateHistory } from './session-state.ts';
+import { FOLDED } from './surplus-folds.ts';
 
 export interface SessionParts {
   readonly clock: Clock;
@@ -410,7 +411,7 @@ export class ContinuousSession implements AsyncDisposable {
   async #foldIfDue(upTo: SessionMoment): Promise<void> {
     if (!this.#folds.isDue()) return;
     // Problems are kept for the status; the next tick or interval tries again.
-    await this.#fold(upTo, 'folded from the journal').catch(() => undefined);
+    await this.#fold(upTo, FOLDED).catch(() => undefined);
   }
 
   #fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {

@@ -202,6 +202,8 @@ test('another tool gets the machine when it is paused, and then the machine is c
   await rig.until('web', 'protected');
   assert.equal((await rig.status('web')).session?.resync?.kind, 'comparison', 'nothing is guessed');
   assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[3 * MIB], 0x13);
+  await rig.continuous.pause('web', 'paused by the operator', 1);
+  await rig.until('web', 'protected');
   await domain.destroy();
 });
 
@@ -283,16 +285,19 @@ test('protection that was ended and begun again goes on with the same journal', 
   assert.ok(point !== undefined);
   await guestIo(domain, 0, 'write -P 0x88 1M 512');
   const connectUri = libvirt.libvirt.uri;
-  await rig.continuous.protect({ target: 'web', connectUri, intervalMs: 0, durability: 'write' });
+  const again = { target: 'web', connectUri, intervalMs: 0, durability: 'write' } as const;
+  await rig.continuous.protect({ ...again, windowMs: 7 * 86_400_000 });
+  await rig.continuous.protect({ ...again, windowBytes: 1024 ** 3 });
   await rig.until('web', 'protected');
-  const again = await rig.status('web');
-  assert.equal(again.journal.logId, logId);
+  const { journal: same, record } = await rig.status('web');
+  assert.deepEqual([record.windowMs, record.windowBytes], [7 * 86_400_000, 1024 ** 3], 'what was not spoken of stays');
+  assert.equal(same.logId, logId);
   assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[MIB], 0x88);
   assert.equal((await rig.contentAt(domain, 'vda', { sequence: newest.sequence }))[MIB], 0x77);
   await guestIo(domain, 0, 'write -P 0x99 1M 512');
   const writes: number[] = [];
-  for await (const { sequence } of again.journal.writes()) writes.push(sequence);
+  for await (const { sequence } of same.writes()) writes.push(sequence);
   // The record of the flush itself may follow, and is not flushed.
-  assert.ok(again.journal.durableSequence >= (writes.at(-1) ?? Number.POSITIVE_INFINITY), 'each write is flushed');
+  assert.ok(same.durableSequence >= (writes.at(-1) ?? Number.POSITIVE_INFINITY), 'each write is flushed');
   await domain.destroy();
 });
