@@ -13,7 +13,7 @@ import type { Range } from '../core/extents.ts';
 import type { MachineId } from '../core/ids.ts';
 import { parseByteCount, parseDurationMs } from '../core/quantities.ts';
 import type { ContinuousService } from '../protect/continuous/continuous-service.ts';
-import { pointsOfMachine } from '../protect/point-selector.ts';
+import { pointsOfOneMachine } from '../protect/point-selector.ts';
 import { formatMoment, formatTimeUs, type MomentSelector, parseMoment, parseTimeUs } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Journal } from '../volume/journal.ts';
@@ -227,7 +227,7 @@ function diskNames({ points }: NamedMachine, logId: string): ReadonlyMap<number,
 }
 
 function findMachine({ points }: JournalQuestions, name: string): NamedMachine {
-  const own = pointsOfMachine(points, name);
+  const own = pointsOfOneMachine(points, name);
   const [newest] = own;
   if (newest === undefined) {
     throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${name}`, {
@@ -235,7 +235,7 @@ function findMachine({ points }: JournalQuestions, name: string): NamedMachine {
     });
   }
   const { id, name: current } = newest.machine;
-  return { id, name: current, points: own.filter(({ machine }) => machine.id === id) };
+  return { id, name: current, points: own };
 }
 
 function noJournal({ name }: NamedMachine): ApplianceError {

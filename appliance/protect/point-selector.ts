@@ -14,6 +14,30 @@ export function pointsOfMachine(points: readonly RecoveryPoint[], machine: strin
 }
 
 /**
+ * The points of the one machine that a name or id means, newest first; empty when there is none. A name is that of the
+ * machine's newest point; one that only older points have counts when no machine has it any more.
+ * @throws ApplianceError POINT_AMBIGUOUS when several machines have the name: one may have been made anew under it, or both are there
+ */
+export function pointsOfOneMachine(points: readonly RecoveryPoint[], machine: string): RecoveryPoint[] {
+  const byId = Map.groupBy(points, ({ machine: { id } }) => id);
+  const all = [...byId.values()].map((own) => own.sort(byAge));
+  const own = all.find(([newest]) => newest?.machine.id === machine.toLowerCase());
+  if (own !== undefined) return own;
+  const now = all.filter(([newest]) => newest?.machine.name === machine);
+  const once = all.filter((one) => one.some(({ machine: { name } }) => name === machine));
+  const [only, ...others] = now.length > 0 ? now : once;
+  if (only === undefined || others.length === 0) return only ?? [];
+  const candidates = [only, ...others].flatMap(([newest]) =>
+    newest === undefined ? [] : [{ machine: newest.machine.id, newest: newest.createdAt }],
+  );
+  throw new ApplianceError(
+    'POINT_AMBIGUOUS',
+    `${candidates.length} machines are called ${machine}: ${candidates.map((one) => `${one.machine} (newest point ${one.newest})`).join(', ')}`,
+    { details: { candidates }, hint: `Say which one by its id: ${candidates[0]?.machine}@latest` },
+  );
+}
+
+/**
  * The recovery point that a selector means. Of a machine: the newest, the one a number of points before it, or the newest
  * that is not later than a time. Moments that only a journal knows (bookmarks, sequences) are no points.
  * @throws ApplianceError POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, BAD_ARGUMENT
@@ -48,20 +72,19 @@ function byMoment(
   points: readonly RecoveryPoint[],
   { machine, moment }: Extract<Selector, { kind: 'machine' }>,
 ): RecoveryPoint {
-  const ofMachine = pointsOfMachine(points, machine);
+  const ofMachine = pointsOfOneMachine(points, machine);
   if (ofMachine.length === 0) {
     throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${machine}`, {
       hint: 'List the points with `understudy points`.',
     });
   }
   const found = pick(ofMachine, moment);
-  if (found === undefined) {
-    throw new ApplianceError(
-      'POINT_NOT_FOUND',
-      `${machine} has no recovery point ${formatMoment(moment)} (it has ${ofMachine.length})`,
-    );
-  }
-  return found;
+  if (found !== undefined) return found;
+  const what =
+    moment.kind === 'time'
+      ? `as old as ${formatMoment(moment)}; its oldest is of ${ofMachine.at(-1)?.createdAt}`
+      : `${formatMoment(moment)} (it has ${ofMachine.length})`;
+  throw new ApplianceError('POINT_NOT_FOUND', `${machine} has no recovery point ${what}`);
 }
 
 function pick(newestFirst: readonly RecoveryPoint[], moment: MomentSelector): RecoveryPoint | undefined {

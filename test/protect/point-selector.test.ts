@@ -72,3 +72,30 @@ test('a moment that only a journal knows is no recovery point', () => {
   assert.equal(codeOf('web@bookmark:"before the upgrade"'), 'BAD_ARGUMENT');
   assert.equal(codeOf('web@seq:12'), 'BAD_ARGUMENT');
 });
+
+function ofMachine(name: string, machine: number, sequence: number): RecoveryPoint {
+  const id = `0b1c2d3e-4f50-4617-8899-aabbccddee0${machine}`;
+  const createdAt = `2026-11-2${sequence}T10:00:00.000Z`;
+  return { id: `dddd00000000000${sequence}`, machine: { id, name }, sequence, createdAt } as unknown as RecoveryPoint;
+}
+
+test('machines that share a name are not mixed: which one is meant must be said', () => {
+  const both = [...POINTS, ofMachine('web', 5, 1)];
+  for (const moment of ['latest', '-1', '2026-11-21T11:00Z']) {
+    const selector = parseSelector(`web@${moment}`, NOW_MS);
+    assert.throws(() => selectPoint(both, selector), { code: 'POINT_AMBIGUOUS' });
+  }
+  const byId = parseSelector('0b1c2d3e-4f50-4617-8899-aabbccddee05@latest', NOW_MS);
+  assert.equal(selectPoint(both, byId).id, 'dddd000000000001');
+});
+
+test('a machine that was renamed has one history, under its newest name and under one that nobody has now', () => {
+  const renamed = [ofMachine('old', 5, 1), ofMachine('new', 5, 2)];
+  for (const name of ['old', 'new']) {
+    assert.equal(selectPoint(renamed, parseSelector(`${name}@latest`, NOW_MS)).id, 'dddd000000000002');
+    assert.equal(selectPoint(renamed, parseSelector(`${name}@-1`, NOW_MS)).id, 'dddd000000000001');
+  }
+  const taken = [...renamed, ofMachine('old', 6, 3)];
+  assert.equal(selectPoint(taken, parseSelector('old@latest', NOW_MS)).id, 'dddd000000000003');
+  assert.throws(() => selectPoint(taken, parseSelector('old@-1', NOW_MS)), { code: 'POINT_NOT_FOUND' });
+});
