@@ -174,8 +174,8 @@ export class JournalHistory {
       }
     }
     const found = this.stretches.findLast(({ kind, begin, end, moments }) => {
-      const first = kind === 'writes' ? begin : moments[0];
-      return first !== undefined && wanted >= first[key] && wanted <= (end ?? now)[key];
+      const [first, last] = kind === 'writes' ? [begin, end] : [moments[0], end && moments.at(-1)];
+      return first !== undefined && wanted >= first[key] && wanted <= (last ?? now)[key];
     });
     if (found === undefined) throw notOffered({ [key]: wanted }, before, after, wanted > now[key]);
     if (found.kind === 'writes') return { kind: 'writes', begin: found.begin, end: found.end ?? now };

@@ -106,9 +106,10 @@ export class JournalModel {
   /** The moment that should be meant, or undefined when none may be offered. */
   meant(key: 'sequence' | 'timeUs', wanted: number, now: Moment): Moment | undefined {
     for (const stretch of this.stretches.toReversed()) {
-      const end = stretch.end ?? now;
-      const first = stretch.kind === 'writes' ? stretch.begin : stretch.moments[0];
-      if (first === undefined || wanted < first[key] || wanted > end[key]) continue;
+      const isWrites = stretch.kind === 'writes';
+      const first = isWrites ? stretch.begin : stretch.moments[0];
+      const end = stretch.end === undefined ? now : isWrites ? stretch.end : stretch.moments.at(-1);
+      if (first === undefined || end === undefined || wanted < first[key] || wanted > end[key]) continue;
       const offered =
         stretch.kind === 'interval'
           ? stretch.moments

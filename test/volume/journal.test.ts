@@ -121,6 +121,10 @@ test('a stretch of intervals offers its marked moments and bookmarks only', asyn
   assert.deepEqual(await journal.resolve({ bookmark: 'before the upgrade' }), second);
   await assert.rejects(journal.resolve({ sequence: 2 }), (error) => hasCode(error, 'MOMENT_NOT_FOUND'));
   await journal.endStretch('enough');
+  assert.deepEqual(await journal.resolve({ sequence: second.sequence }), second);
+  await assert.rejects(journal.resolve({ sequence: 7 }), (error) =>
+    hasCode(error, 'MOMENT_IN_GAP', 'MOMENT_NOT_FOUND'),
+  );
   await assert.rejects(journal.bookmark('late', 'crash-consistent'), (error) => hasCode(error, 'MOMENT_IN_GAP'));
   const { bookmarks, moments } = await journal.timeline();
   assert.deepEqual(bookmarks, [{ name: 'before the upgrade', moment: second, consistency: 'application-consistent' }]);
