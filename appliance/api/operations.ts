@@ -18,6 +18,7 @@ import type {
   StandbyCreateParams,
   StandbyParams,
   StandbySummary,
+  StandbyTestParams,
   StandbyTestReport,
 } from './standby-operations.ts';
 
@@ -468,7 +469,7 @@ export interface Appliance extends AsyncDisposable {
   standbyCreate(params: StandbyCreateParams, context: OperationContext): Promise<StandbySummary>;
   standbyList(params: Record<string, never>, context: OperationContext): Promise<readonly StandbySummary[]>;
   standbyRemove(params: StandbyParams, context: OperationContext): Promise<StandbySummary>;
-  standbyTest(params: StandbyParams, context: OperationContext): Promise<StandbyTestReport>;
+  standbyTest(params: StandbyTestParams, context: OperationContext): Promise<StandbyTestReport>;
   failover(params: FailoverParams, context: OperationContext): Promise<FailoverReport>;
   /** Gives a failover up that has not taken over yet. */
   failoverUndo(params: StandbyParams, context: OperationContext): Promise<StandbySummary>;

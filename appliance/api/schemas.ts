@@ -123,7 +123,7 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
   },
   standbyList: none,
   standbyRemove: named,
-  standbyTest: named,
+  standbyTest: { ...object, required: ['name'], properties: { name: text, expect: text } },
   failover: { ...object, required: ['name'], properties: { name: text, at: text, force: flag } },
   failoverUndo: named,
   failback: { ...object, required: ['name'], properties: { name: text, force: flag } },

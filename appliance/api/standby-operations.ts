@@ -45,6 +45,11 @@ export interface StandbySummary {
   readonly changes: readonly string[];
 }
 
+export interface StandbyTestParams extends StandbyParams {
+  /** A regular expression that the guest's serial console must show. */
+  readonly expect?: string;
+}
+
 export interface StandbyTestReport {
   readonly name: string;
   readonly machine: string;
@@ -55,6 +60,8 @@ export interface StandbyTestReport {
   readonly answeredMs: number;
   /** How the guest showed that it is up. */
   readonly answeredBy: 'agent' | 'disk-writes';
+  /** From the call to what was expected on the console; null when nothing was. */
+  readonly shownMs: number | null;
 }
 
 export interface FailoverParams extends StandbyParams {

@@ -51,6 +51,7 @@ import type {
   StandbyCreateParams,
   StandbyParams,
   StandbySummary,
+  StandbyTestParams,
   StandbyTestReport,
 } from '../api/standby-operations.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
@@ -261,8 +262,8 @@ export class LocalAppliance implements Appliance {
     return (await this.#open()).standbys.remove(name);
   }
 
-  async standbyTest({ name }: StandbyParams, context: OperationContext): Promise<StandbyTestReport> {
-    return (await this.#open()).standbys.test(name, context);
+  async standbyTest(params: StandbyTestParams, context: OperationContext): Promise<StandbyTestReport> {
+    return (await this.#open()).standbys.test(params, context);
   }
 
   async failover({ name, at, force }: FailoverParams, context: OperationContext): Promise<FailoverReport> {

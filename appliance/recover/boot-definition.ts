@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import { ApplianceError } from '../core/errors.ts';
 import { type RewrittenDomain, rewriteDomain } from '../hypervisor/libvirt/domain-rewrite.ts';
 import type { DiskReplacement, HostFacts } from '../hypervisor/libvirt/rewrite-plan.ts';
-import { childrenOf, element, find, formatXml, parseXml } from '../hypervisor/libvirt/xml.ts';
+import { childrenOf, element, find, formatXml, parseXml, removeChildren } from '../hypervisor/libvirt/xml.ts';
 
 export interface BootPlan {
   readonly name: string;
@@ -12,6 +13,8 @@ export interface BootPlan {
   readonly exports: Readonly<Record<string, string>>;
   readonly socketPath: string;
   readonly nvramPath: string | undefined;
+  /** Takes what the first serial console shows. */
+  readonly consolePath?: string | undefined;
   readonly point: string;
   readonly machine: string;
   /** Id of the repository. */
@@ -27,7 +30,7 @@ const RECONNECT_SECONDS = 300;
 /**
  * The definition under which a saved machine is booted from our exports. A disk that cannot be reached pauses the guest
  * instead of showing it an I/O error: file systems of a guest that saw one would be read-only ever after.
- * @throws ApplianceError DOMAIN_XML_INVALID
+ * @throws ApplianceError DOMAIN_XML_INVALID; NOT_SUPPORTED for a console that is to be kept and is not there
  */
 export function bootDefinition(definition: string, plan: BootPlan, host: HostFacts): RewrittenDomain {
   const disks = Object.fromEntries(
@@ -49,7 +52,8 @@ export function bootDefinition(definition: string, plan: BootPlan, host: HostFac
     },
     host,
   );
-  return { xml: stopOnError(xml), changes };
+  const stopping = stopOnError(xml);
+  return { xml: plan.consolePath === undefined ? stopping : logConsole(stopping, plan.consolePath), changes };
 }
 
 function stopOnError(xml: string): string {
@@ -60,5 +64,19 @@ function stopOnError(xml: string): string {
     driver.attributes['error_policy'] = 'stop';
     driver.attributes['rerror_policy'] = 'stop';
   }
+  return formatXml(domain);
+}
+
+function logConsole(xml: string, path: string): string {
+  const domain = parseXml(xml);
+  const devices = find(domain, 'devices');
+  const serial = childrenOf(devices, 'serial')[0] ?? childrenOf(devices, 'console')[0];
+  if (serial === undefined) {
+    throw new ApplianceError('NOT_SUPPORTED', 'the machine has no serial console', {
+      hint: 'Add one to the machine, and let its operating system use it (`console=ttyS0`).',
+    });
+  }
+  removeChildren(serial, 'log');
+  serial.children.push(element('log', { file: path, append: 'on' }));
   return formatXml(domain);
 }

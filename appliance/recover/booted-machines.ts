@@ -31,6 +31,8 @@ export interface BootRequest extends RecoverableState {
   readonly connect: string;
   /** It stands in for the machine: the network as mapped, the addresses as they were, and, when it takes over, this UUID. */
   readonly spare?: SpareWishes & { readonly machineId?: string };
+  /** What its serial console shows is added to a file, see `consolePathOf`. @throws NOT_SUPPORTED without such a console */
+  readonly logsConsole?: boolean;
 }
 
 export interface BootReport {
@@ -259,6 +261,11 @@ export class BootedMachines implements AsyncDisposable {
     return this.#store.nvramPathOf(session);
   }
 
+  /** Where a session's console is kept, when its boot asked for that. */
+  consolePathOf(session: Session): string {
+    return this.#store.consolePathOf(session);
+  }
+
   /** Stops serving and watching; the sessions stay, and their guests wait for the next start. Idempotent. */
   async close(): Promise<void> {
     await this.#watch.close();
@@ -344,6 +351,7 @@ export class BootedMachines implements AsyncDisposable {
         connection,
         session,
         keepsNetwork: request.keepNetwork === true,
+        logsConsole: request.logsConsole === true,
         context,
       });
       await this.#registry.move(session, 'running');

@@ -6,7 +6,7 @@ import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import { readHostFacts } from '../hypervisor/libvirt/host-facts.ts';
-import { letQemuReach } from '../hypervisor/libvirt/qemu-access.ts';
+import { letQemuConnect, letQemuReach } from '../hypervisor/libvirt/qemu-access.ts';
 import { bootDefinition } from './boot-definition.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { DOMAIN_ATTACHMENT, findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
@@ -21,6 +21,7 @@ export interface SessionStart {
   readonly connection: LibvirtConnection;
   readonly session: Session;
   readonly keepsNetwork: boolean;
+  readonly logsConsole: boolean;
   readonly context: RecoverContext;
 }
 
@@ -35,6 +36,7 @@ const PLAIN_REASONS: readonly ErrorCode[] = [
   'LIBVIRT_CONNECTION_LOST',
   'MOMENT_NOT_FOUND',
   'NO_SPACE',
+  'NOT_SUPPORTED',
   'OBJECT_NOT_FOUND',
   'QEMU_ACCESS',
   'REPOSITORY_CORRUPT',
@@ -82,10 +84,11 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
   if (definition === undefined) throw new ApplianceError('INTERNAL', 'a boot needs a definition');
   const socketPath = disks.socketPathOf(session);
   const nvramPath = await restoreNvram(start);
+  const consolePath = start.logsConsole ? await makeConsole(start) : undefined;
   await letQemuReach({
     owner: session.qemuOwner,
     ownDirectories: [parts.runtimeDirectory, parts.stateDirectory],
-    paths: nvramPath === undefined ? [socketPath] : [socketPath, nvramPath],
+    paths: [socketPath, nvramPath, consolePath].filter((path) => path !== undefined),
   });
   const plan = {
     name: session.name,
@@ -95,6 +98,7 @@ async function define(start: SessionStart): Promise<{ domain: Domain; changes: r
     exports: disks.names(session),
     socketPath,
     nvramPath,
+    consolePath,
     point: point.id,
     machine: point.machine.id,
     owner: parts.repository.config.id,
@@ -112,6 +116,14 @@ async function restoreNvram({ parts, store, session }: SessionStart): Promise<st
   const bytes = await findAttachment(parts.repository, session.point, NVRAM_ATTACHMENT);
   if (bytes === undefined) return undefined;
   await writeDurably(path, bytes);
+  return path;
+}
+
+/** An empty file that QEMU may add to. */
+async function makeConsole({ store, session }: SessionStart): Promise<string> {
+  const path = store.consolePathOf(session);
+  await writeDurably(path, Buffer.alloc(0));
+  await letQemuConnect(path, session.qemuOwner);
   return path;
 }
 

@@ -85,6 +85,10 @@ export class SessionStore {
     return join(this.directoryOf(session), 'nvram');
   }
 
+  consolePathOf(session: Session): string {
+    return join(this.directoryOf(session), 'console');
+  }
+
   /** Bytes of its write log. @throws ApplianceError IO_FAILED */
   async logBytesOf(session: Session): Promise<number> {
     const directory = this.logDirectoryOf(session);

@@ -26,8 +26,16 @@ test('a test of the spare measures, and leaves nothing; a spare cannot be starte
   assert.equal((await spare.state()).state, 'shut-off');
   assert.equal(await spare.autostart(), false);
   await assert.rejects(spare.start());
-  const tested = await appliance.ask<StandbyTestReport>('standby', 'test', MACHINE);
+  await appliance.refused('BAD_ARGUMENT', 'standby', 'test', MACHINE, '--expect', '(');
+  const tested = await appliance.ask<StandbyTestReport>(
+    'standby',
+    'test',
+    MACHINE,
+    '--expect',
+    '^understudy: guest is up',
+  );
   assert.ok(tested.answeredMs >= tested.bootedMs);
+  assert.ok(tested.shownMs !== null && tested.shownMs >= tested.bootedMs);
   assert.deepEqual(await appliance.ask('booted'), []);
   assert.equal(await rig.state(rig.original()), 'running');
 });

@@ -37,6 +37,7 @@ export const fakeStandbyResults: {
     bootedMs: 800,
     answeredMs: 4200,
     answeredBy: 'agent',
+    shownMs: null,
   },
   failover: {
     machine: 'web',

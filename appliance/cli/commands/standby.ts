@@ -56,13 +56,17 @@ export function addStandby(program: Command, cli: CliRun): void {
     examples: [['understudy standby list', 'all of them']],
     action: list,
   });
-  defineCommand(standby, cli, {
+  defineCommand<{ readonly expect?: string }>(standby, cli, {
     usage: 'test <name>',
     summary: 'boot the spare without its network, measure, and throw it away',
     description:
       'Boots the newest state as the spare would, without its network, waits until the guest shows that it is up (its ' +
       'agent answers, or it writes to its disks), says how long that took, and throws it away.',
-    examples: [['understudy standby test web', 'the recovery time, measured']],
+    examples: [
+      ['understudy standby test web', 'the recovery time, measured'],
+      ['understudy standby test web --expect "^web login:"', 'the console must show that, too'],
+    ],
+    options: (command) => command.option('--expect <pattern>', 'regular expression that the serial console must show'),
     action: test,
   });
   defineCommand(standby, cli, {
@@ -142,13 +146,19 @@ function standbyTable(spares: readonly StandbySummary[], { paint }: Pick<Command
   return `${renderTable(spares, columns, paint)}${unfinished.join('')}`;
 }
 
-async function test(run: CommandRun, [name = '']: readonly string[]): Promise<Outcome> {
-  const report = await run.callService('standbyTest', { name });
+async function test(
+  run: CommandRun,
+  [name = '']: readonly string[],
+  { expect }: { readonly expect?: string },
+): Promise<Outcome> {
+  const report = await run.callService('standbyTest', defined({ name, expect }));
   return { value: report, text: renderTest(report) };
 }
 
 function renderTest(report: StandbyTestReport): string {
-  return `${plain(report.name)}: the guest was up ${formatDuration(report.answeredMs)} after the call (${answerWords(report.answeredBy)}), running after ${formatDuration(report.bootedMs)}. It was thrown away.\n`;
+  const { name, answeredMs, answeredBy, bootedMs, shownMs } = report;
+  const shown = shownMs === null ? '' : ` The console showed what was expected after ${formatDuration(shownMs)}.`;
+  return `${plain(name)}: the guest was up ${formatDuration(answeredMs)} after the call (${answerWords(answeredBy)}), running after ${formatDuration(bootedMs)}.${shown} It was thrown away.\n`;
 }
 
 async function failover(run: CommandRun, [name = '']: readonly string[], options: FailoverOptions): Promise<Outcome> {

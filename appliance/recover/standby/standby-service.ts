@@ -2,12 +2,15 @@
 import { randomUUID } from 'node:crypto';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import type { PointId } from '../../core/ids.ts';
+import { invariant } from '../../core/invariant.ts';
 import type { RecoverContext } from '../context.ts';
 import { checkIsLocal } from '../local-hypervisor.ts';
 import { checkMachineName } from '../machine-name.ts';
 import { Failback, type FailbackReport, type FailbackRequest } from './failback.ts';
 import { Failover, type FailoverReport, type FailoverRequest, undoFailover } from './failover.ts';
 import { type AnswerKind, untilGuestAnswers } from './guest-answer.ts';
+import { parsePattern, untilConsoleShows } from './guest-console.ts';
+import type { Original } from './original.ts';
 import { defineSpare, undefineSpare } from './spare.ts';
 import type { StandbyParts } from './standby-parts.ts';
 import { type Standby, standing, type TakeoverPhase } from './standby-record.ts';
@@ -52,6 +55,14 @@ export interface StandbyTestReport {
   readonly bootedMs: number;
   readonly answeredMs: number;
   readonly answeredBy: AnswerKind;
+  /** To the expected words on the console; null when none were. */
+  readonly shownMs: number | null;
+}
+
+export interface TestStandby {
+  readonly name: string;
+  /** A regular expression that the guest's serial console must show. */
+  readonly expect?: string;
 }
 
 /** Spares that take over from machines, and give back what they did meanwhile. One operation at a time on each. */
@@ -119,10 +130,12 @@ export class StandbyService {
 
   /**
    * Boots the newest state as the spare would, without its network, waits for the guest, and throws it away again.
-   * @throws ApplianceError STANDBY_NOT_FOUND, STANDBY_BUSY, BOOT_FAILED, TIMED_OUT, ABORTED. Nothing of the test is left.
+   * @throws ApplianceError STANDBY_NOT_FOUND, STANDBY_BUSY, BAD_ARGUMENT, NOT_SUPPORTED (no console to look at), BOOT_FAILED,
+   *   TIMED_OUT, ABORTED. Nothing of the test is left.
    */
-  async test(name: string, context: RecoverContext): Promise<StandbyTestReport> {
+  async test({ name, expect }: TestStandby, context: RecoverContext): Promise<StandbyTestReport> {
     const { parts, machines, ports } = this.#standbys;
+    const pattern = expect === undefined ? undefined : parsePattern(expect);
     return this.#on(name, async (found) => {
       if (found.takeover !== null) throw new ApplianceError('STANDBY_BUSY', standing(found));
       const startedMs = parts.clock.elapsedMs();
@@ -132,7 +145,14 @@ export class StandbyService {
       const as = `${standby.name}-test-${randomUUID().slice(0, 8)}`;
       await using undo = new AsyncDisposableStack();
       const { machineId } = await machines.boot(
-        { ...state, as, keepNetwork: false, connect: standby.connect, spare: { networks, memoryMiB } },
+        {
+          ...state,
+          as,
+          keepNetwork: false,
+          connect: standby.connect,
+          spare: { networks, memoryMiB },
+          logsConsole: pattern !== undefined,
+        },
         context,
       );
       undo.defer(async () => {
@@ -142,12 +162,7 @@ export class StandbyService {
       const connection = await parts.connectLibvirt(standby.connect);
       const domain = await connection.domainByUuid(machineId);
       context.onProgress({ phase: 'waiting for the guest', done: 0, total: 0, unit: 'items' });
-      const answer = await untilGuestAnswers({
-        machine: { connection, domain },
-        writtenBytes: () => machines.find(as)?.overlay?.log.sizeBytes ?? 0,
-        clock: parts.clock,
-        signal: context.signal,
-      });
+      const { answer, shownMs } = await this.#answer(as, { machine: { connection, domain }, pattern, context });
       return {
         name: standby.name,
         machine: standby.machine.name,
@@ -155,8 +170,34 @@ export class StandbyService {
         bootedMs,
         answeredMs: Math.round(answer.atMs - startedMs),
         answeredBy: answer.kind,
+        shownMs: shownMs === null ? null : Math.round(shownMs - startedMs),
       };
     });
+  }
+
+  /** The first sign of a guest, and when its console showed what it must. Both are waited for at once. */
+  async #answer(
+    name: string,
+    on: { readonly machine: Original; readonly pattern: RegExp | undefined; readonly context: RecoverContext },
+  ): Promise<{ answer: Awaited<ReturnType<typeof untilGuestAnswers>>; shownMs: number | null }> {
+    const { machines, parts } = this.#standbys;
+    const { clock } = parts;
+    const { machine, pattern, context } = on;
+    const found = machines.find(name);
+    invariant(found !== undefined, 'a machine that was booted is known');
+    const ending = new AbortController();
+    const signal = AbortSignal.any([context.signal, ending.signal]);
+    const path = machines.consolePathOf(found.session);
+    const writtenBytes = (): number => found.overlay?.log.sizeBytes ?? 0;
+    const answering = untilGuestAnswers({ machine, writtenBytes, clock, signal });
+    const showing = pattern === undefined ? Promise.resolve(null) : untilConsoleShows({ path, pattern, clock, signal });
+    try {
+      const [answer, shownMs] = await Promise.all([answering, showing]);
+      return { answer, shownMs };
+    } finally {
+      ending.abort();
+      await Promise.allSettled([answering, showing]);
+    }
   }
 
   /** See `Failover`. */
