@@ -82,6 +82,7 @@ export class DiskMirror implements AsyncDisposable {
   #isReported = false;
   #lastEnd: string | undefined;
   #stablePolls = 0;
+  #seenMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #ending: Promise<void> | undefined;
 
@@ -137,6 +138,16 @@ export class DiskMirror implements AsyncDisposable {
   /** Why it ended; empty before. */
   get reason(): string {
     return this.#end?.reason ?? '';
+  }
+
+  /** Somebody else ended it, or moved the machine onto it. */
+  get wasTaken(): boolean {
+    return this.#end?.kind === 'cancelled' || this.#end?.kind === 'pivoted';
+  }
+
+  /** Elapsed time at which the last look began that found it with nothing left to copy. */
+  get seenMs(): number {
+    return this.#seenMs;
   }
 
   /** Settles when the job is no more, for whatever reason. */
@@ -210,12 +221,15 @@ export class DiskMirror implements AsyncDisposable {
   }
 
   async #poll(): Promise<void> {
+    const startedMs = systemClock.elapsedMs();
     try {
       const domain = await this.#watch.domain();
       const info = await domain.blockJobInfo(this.disk.target);
       if (this.#state === 'ended') return;
       if (info?.kind !== 'copy') return await this.#missing();
       this.#info = info;
+      // Less than the end is also what libvirt says of a job that is over and not yet removed.
+      if (info.currentBytes >= info.endBytes) this.#seenMs = startedMs;
       this.#lastEnd = undefined;
       if (!this.#isReported) this.#isReported = await this.#isReadyInXml(domain, info);
       const isStable = this.#isReported && info.endBytes - info.currentBytes <= MAX_UNDER_WAY_BYTES;

@@ -94,6 +94,9 @@ export class JournalHistory {
     if (last === undefined || last.end !== undefined) return;
     last.end = at;
     last.endReason = reason;
+    // An end that is dated back takes what was named after it along.
+    this.marks = this.marks.filter(({ moment }) => moment.sequence <= at.sequence);
+    last.moments = last.moments.filter(({ sequence }) => sequence <= at.sequence);
   }
 
   /** Goes on with a stretch that began in a part of the log that is not read. */

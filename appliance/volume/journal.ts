@@ -244,14 +244,16 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
   }
 
   /**
-   * Nothing that is appended from this call on is part of the stretch. When the end cannot be written, it counts all the
-   * same, and stands in the log before anything else. Without an open stretch it changes nothing.
+   * Nothing that is appended from this call on is part of the stretch, nor what came after `at`, a moment of it. When the end
+   * cannot be written, it counts all the same, and stands in the log before anything else. Without an open stretch it changes
+   * nothing.
    */
-  async endStretch(reason: string): Promise<Moment> {
+  async endStretch(reason: string, at?: Moment): Promise<Moment> {
     if (!this.isStretchAsked) return this.content.lastWhole;
     this.isStretchAsked = false;
     try {
-      return await this.appendEvent({ event: 'stretch-ends', reason: reason.slice(0, MAX_REASON) });
+      const ends = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON) } as const;
+      return await this.appendEvent(at === undefined ? ends : { ...ends, at: this.within(at) });
     } catch (error) {
       if (this.history.openStretch !== undefined) this.owe(reason);
       throw error;
@@ -405,6 +407,15 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
   private owe(reason: string): void {
     this.history.end(this.content.lastWhole, reason);
     this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at: this.content.lastWhole };
+  }
+
+  /** The moment, or the nearest one of the open stretch that no recovery point is later than. */
+  private within(at: Moment): Moment {
+    const { openStretch, lastFold } = this.history;
+    const earliest = [openStretch?.begin, lastFold].filter((moment) => moment !== undefined);
+    return [at, ...earliest].reduce((latest, { sequence, timeUs }) =>
+      sequence > latest.sequence ? { sequence, timeUs } : latest,
+    );
   }
 
   private settle(): Promise<unknown> {

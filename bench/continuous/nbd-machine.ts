@@ -54,6 +54,8 @@ export class NbdMachine implements MachineWatch, MirrorLines {
         return {
           state: 'ready',
           reason: '',
+          wasTaken: false,
+          seenMs: 0,
           onState: () => ({ [Symbol.dispose]: () => undefined }),
           end: () => client.close(),
         };

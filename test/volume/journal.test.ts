@@ -301,3 +301,42 @@ test('a stretch goes on over a restart in which nothing was missed', async (t) =
     [[begin, false, 'the machine was shut off']],
   );
 });
+
+test('a stretch that is ended back in time offers nothing after that, also when it is opened again', async (t) => {
+  const setup = setupOf();
+  const journal = t.use(await openJournal(setup));
+  await journal.beginStretch('writes');
+  setup.clock.ms += 10;
+  await journal.append(x(0, 0));
+  const at = journal.newest;
+  setup.clock.ms += 10;
+  await journal.append(x(1, 0));
+  await journal.bookmark('too late', 'crash-consistent');
+  await journal.endStretch('somebody else ended the mirror', at);
+  const check = async (opened: Journal): Promise<void> => {
+    assert.deepEqual(await opened.resolve('newest'), at);
+    await assert.rejects(opened.resolve({ sequence: at.sequence + 1 }), (error) => hasCode(error, 'MOMENT_IN_GAP'));
+    await assert.rejects(opened.resolve({ bookmark: 'too late' }), (error) => hasCode(error, 'MOMENT_NOT_FOUND'));
+    const { stretches, gaps } = await opened.timeline();
+    assert.deepEqual([stretches[0]?.end, gaps[0]?.begin], [at, at]);
+  };
+  await check(journal);
+  await journal.close();
+  await check(t.use(await openJournal(setup)));
+});
+
+test('a stretch is not ended before it began, nor before a recovery point that was folded from it', async (t) => {
+  const setup = setupOf();
+  const journal = t.use(await openJournal(setup));
+  await journal.append(x(0, 0));
+  const before = journal.newest;
+  const begin = await journal.beginStretch('writes');
+  await journal.endStretch('somebody else ended the mirror', before);
+  assert.deepEqual((await journal.timeline()).stretches[0]?.end, begin);
+  await journal.beginStretch('writes');
+  setup.clock.ms += 10;
+  const { sequence } = await journal.append(x(0, 0));
+  await journal.folded({ pointId: 'point', sequence });
+  await journal.endStretch('somebody else ended the mirror', before);
+  assert.equal((await journal.timeline()).stretches[1]?.end.sequence, sequence);
+});

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BlockDevice, BlockFeatures, BlockLimits } from '../../block/block-device.ts';
 import type { Extent, Range } from '../../core/extents.ts';
-import type { WriteSink } from '../../volume/write-layer.ts';
+import type { Appended, WriteSink } from '../../volume/write-layer.ts';
 
 /** `group`: acknowledged when the operating system has it. `write`: when it is on stable storage. */
 export type Durability = 'group' | 'write';
@@ -39,10 +39,16 @@ export class JournalTarget implements BlockDevice {
     isMultiConnSafe: true,
   };
   readonly #options: JournalTargetOptions;
+  #last: Appended | undefined;
 
   constructor(options: JournalTargetOptions) {
     this.#options = options;
     this.sizeBytes = options.sizeBytes;
+  }
+
+  /** Where its last change stands in the log. */
+  get last(): Appended | undefined {
+    return this.#last;
   }
 
   async read(offset: number, into: Buffer): Promise<void> {
@@ -51,24 +57,26 @@ export class JournalTarget implements BlockDevice {
 
   async write(offset: number, data: Buffer, options: { readonly fua?: boolean } = {}): Promise<void> {
     const { log, disk } = this.#options;
-    await log.append({ disk, offset, data });
+    this.#last = await log.append({ disk, offset, data });
     await this.#flushIf(options.fua);
   }
 
   writeNow(offset: number, data: Buffer): boolean {
     const { log, disk, durability } = this.#options;
-    return durability === 'group' && log.appendNow?.({ disk, offset, data }) !== undefined;
+    const appended = durability === 'group' ? log.appendNow?.({ disk, offset, data }) : undefined;
+    if (appended !== undefined) this.#last = appended;
+    return appended !== undefined;
   }
 
   async zero({ offset, length }: Range, options: { readonly fua?: boolean } = {}): Promise<void> {
     const { log, disk } = this.#options;
-    await log.appendZero({ disk, offset, length }, 'zero');
+    this.#last = await log.appendZero({ disk, offset, length }, 'zero');
     await this.#flushIf(options.fua);
   }
 
   async trim({ offset, length }: Range, options: { readonly fua?: boolean } = {}): Promise<void> {
     const { log, disk } = this.#options;
-    await log.appendZero({ disk, offset, length }, 'trim');
+    this.#last = await log.appendZero({ disk, offset, length }, 'trim');
     await this.#flushIf(options.fua);
   }
 

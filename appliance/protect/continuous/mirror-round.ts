@@ -4,10 +4,19 @@ import { toError } from '../../core/errors.ts';
 import { AppendLatency } from './append-latency.ts';
 import { JournalTarget } from './journal-target.ts';
 import { MirrorTarget } from './mirror-target.ts';
-import type { Mirror, MirrorLine, MirrorLines, SessionDisk, SessionJournal, SessionStorage } from './ports.ts';
+import type {
+  Mirror,
+  MirrorLine,
+  MirrorLines,
+  SessionDisk,
+  SessionJournal,
+  SessionMoment,
+  SessionStorage,
+} from './ports.ts';
 import { type SeedingTarget, seedingTarget } from './seeding-target.ts';
 import type { SessionSettings } from './session-settings.ts';
 import type { RoundEnd, RoundStop } from './session-state.ts';
+import { StretchEnd } from './stretch-end.ts';
 
 /** What the first copy sent over all disks, and how much of it the volumes did not hold. */
 export interface Compared {
@@ -31,6 +40,9 @@ export interface MirrorRoundParts {
   readonly onTick: () => void;
 }
 
+/** How long after its connection the end of a mirror is waited for. */
+const TAKEN_WITHIN_MS = 250;
+
 /**
  * Every write of a running machine, from the first copy to whatever ends it. The stretch begins when every disk is copied
  * and nothing runs, in the turn in which all disks go to the journal; it ends, for all disks, in the turn in which the
@@ -45,6 +57,10 @@ export class MirrorRound {
   #lastFlushMs: number;
   #isFlushing = false;
   #isInStretch = false;
+  /** The disk whose connection ended the round. */
+  #lost: string | undefined;
+  readonly #stretchEnd = new StretchEnd();
+  readonly #journalTargets = new Map<string, JournalTarget>();
 
   constructor(parts: MirrorRoundParts) {
     this.#parts = parts;
@@ -66,7 +82,10 @@ export class MirrorRound {
       });
       line = await lines.open(
         this.#targets.map(({ target }) => target),
-        (disk) => stop.now({ kind: 'failed', reason: `the connection of ${disk} was cut` }),
+        (disk) => {
+          if (stop.end === undefined) this.#lost = disk;
+          stop.now({ kind: 'failed', reason: `the connection of ${disk} was cut` });
+        },
       );
       if (stop.end === undefined) await this.#copy(line);
       if (stop.end === undefined) await this.#beginStretch();
@@ -75,7 +94,9 @@ export class MirrorRound {
     }
     const end = await stop.promise;
     clearInterval(tick);
-    await this.#finish(await this.#parts.explain(end), line);
+    const reason = await this.#parts.explain(end);
+    // When the machine tells nothing of itself, the mirror may.
+    await this.#finish(reason === end.reason ? ((await this.#taken()) ?? reason) : reason, line);
   }
 
   #makeTargets(): void {
@@ -128,12 +149,15 @@ export class MirrorRound {
     if (stop.end !== undefined) return;
     await journal.beginStretch('writes');
     this.#isInStretch = true;
+    this.#stretchEnd.note(clock.elapsedMs(), journal.newest);
     this.#latency.restart(clock.elapsedMs());
     if (stop.end !== undefined) return;
     for (const { disk, target } of this.#targets) {
       const volume = (): ReturnType<SessionStorage['volume']> => storage.volume(disk.name);
       const options = { log: journal, disk: storage.logDiskOf(disk.name), sizeBytes: disk.sizeBytes, volume };
-      target.release(new JournalTarget({ ...options, durability: settings.durability }));
+      const stage = new JournalTarget({ ...options, durability: settings.durability });
+      this.#journalTargets.set(disk.name, stage);
+      target.release(stage);
     }
     onProtected(this.#compared());
   }
@@ -156,7 +180,9 @@ export class MirrorRound {
     if (slow !== undefined) return stop.now({ kind: 'slow', reason: slow });
     const isDue = nowMs - this.#lastFlushMs >= settings.flushMs && journal.durableSequence < journal.lastSequence;
     if (isDue && !this.#isFlushing) void this.#flush(nowMs);
-    if (this.#isInStretch) onTick();
+    if (!this.#isInStretch) return;
+    this.#stretchEnd.note(nowMs, journal.newest);
+    onTick();
   }
 
   async #flush(nowMs: number): Promise<void> {
@@ -171,11 +197,34 @@ export class MirrorRound {
     }
   }
 
+  /** That somebody else ended the mirror whose connection ended the round: libvirt tells a little later. */
+  async #taken(): Promise<string | undefined> {
+    const index = this.#parts.disks.findIndex(({ name }) => name === this.#lost);
+    const mirror = this.#mirrors[index];
+    if (mirror === undefined) return undefined;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    using _ = mirror.onState(resolve);
+    const timer = setTimeout(resolve, TAKEN_WITHIN_MS);
+    if (mirror.state !== 'ended') await promise;
+    clearTimeout(timer);
+    return mirror.wasTaken ? `the mirror of ${this.#lost} ended: ${mirror.reason}` : undefined;
+  }
+
+  /** Where the stretch has ended, when that is not now. */
+  #endBefore(): SessionMoment | undefined {
+    const taken = this.#parts.disks.flatMap(({ name }, index) => {
+      const mirror = this.#mirrors[index];
+      const last = this.#journalTargets.get(name)?.last;
+      return mirror?.wasTaken === true ? [{ seenMs: mirror.seenMs, last }] : [];
+    });
+    return this.#stretchEnd.before(taken);
+  }
+
   async #finish(reason: string, line: MirrorLine | undefined): Promise<void> {
     const { journal } = this.#parts;
     // The round has ended for a reason of its own: a stretch without an end ends with its last record, and what could not be
     // ended at the hypervisor, the next round ends first.
-    await Promise.allSettled([this.#isInStretch ? journal.endStretch(reason) : undefined]);
+    await Promise.allSettled([this.#isInStretch ? journal.endStretch(reason, this.#endBefore()) : undefined]);
     await Promise.allSettled([journal.flush(), ...this.#mirrors.map((mirror) => mirror.end())]);
     await Promise.allSettled([line?.[Symbol.asyncDispose]()]);
   }

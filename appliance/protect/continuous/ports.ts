@@ -35,6 +35,10 @@ export interface Mirror {
   readonly state: 'copying' | 'ready' | 'ended';
   /** Why it ended. */
   readonly reason: string;
+  /** Somebody else ended it, while the machine runs on. */
+  readonly wasTaken: boolean;
+  /** Elapsed time of the last moment at which it was known to be there and whole. */
+  readonly seenMs: number;
   onState(listener: () => void): Disposable;
   /** Ends it without changing the machine; the guest goes on. Idempotent. */
   end(): Promise<void>;
@@ -68,7 +72,7 @@ export interface SessionJournal extends WriteSink {
   /** The newest state between whose records none is missing. */
   readonly newest: SessionMoment;
   beginStretch(kind: 'writes' | 'interval'): Promise<SessionMoment>;
-  endStretch(reason: string): Promise<SessionMoment>;
+  endStretch(reason: string, at?: SessionMoment): Promise<SessionMoment>;
   markMoment(): Promise<SessionMoment>;
   /** Names the newest state; durable when it settles. */
   bookmark(name: string, consistency: Consistency): Promise<SessionMoment>;

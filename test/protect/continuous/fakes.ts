@@ -119,6 +119,8 @@ export class FakeMirror implements Mirror {
   state: Mirror['state'];
   reason = '';
   wasEndedByUs = false;
+  wasTaken = false;
+  seenMs = 0;
   readonly #listeners = new Set<() => void>();
 
   constructor(name: string, state: Mirror['state']) {
@@ -177,8 +179,8 @@ export class FakeJournal implements SessionJournal {
     return this.#event(`begin ${kind}`);
   }
 
-  endStretch(reason: string): Promise<SessionMoment> {
-    return this.#event(`end: ${reason}`);
+  endStretch(reason: string, at?: SessionMoment): Promise<SessionMoment> {
+    return this.#event(`end: ${reason}${at === undefined ? '' : ` at ${at.sequence}`}`);
   }
 
   markMoment(): Promise<SessionMoment> {
