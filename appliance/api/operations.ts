@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { MigrateReport } from '../recover/migrations.ts';
 import type { Consistency, DiskStats, PointKind, RecoveryPoint } from '../repository/manifest.ts';
 import type {
   BookmarkParams,
@@ -21,6 +22,8 @@ import type {
   StandbyTestParams,
   StandbyTestReport,
 } from './standby-operations.ts';
+
+export type { MigrateReport };
 
 /**
  * What the appliance can be asked to do: parameters and results are plain JSON, the same for a command in this process,
@@ -288,27 +291,6 @@ export interface MigrateParams {
   readonly autostart?: boolean;
   /** Compare the copies with the disks before the machine goes over to them; default true. */
   readonly verify?: boolean;
-}
-
-export interface MigrateReport {
-  readonly name: string;
-  readonly machineId: string;
-  readonly connect: string;
-  readonly disks: readonly {
-    readonly disk: string;
-    readonly path: string;
-    readonly format: string;
-    readonly sizeBytes: number;
-  }[];
-  /** Bytes that were found equal in both places before the machine went over; null when nothing was compared. */
-  readonly verifiedBytes: number | null;
-  /** Bytes that could not be compared because the guest was writing there, to both places at once. */
-  readonly busyBytes: number;
-  readonly durationMs: number;
-  /** The name that it gets when it is shut off the next time. */
-  readonly nextName: string | null;
-  /** Sentences: what is different now, and what is not. */
-  readonly changes: readonly string[];
 }
 
 export interface ExportParams extends PointParams {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// time limit: 400 s
 import assert from 'node:assert/strict';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// time limit: 600 s
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
