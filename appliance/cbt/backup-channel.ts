@@ -3,12 +3,13 @@ import { randomInt } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { join } from 'node:path';
 import { ApplianceError, hasCode, toError } from '../core/errors.ts';
+import type { ChildProgram } from '../hypervisor/child-program.ts';
 import type { BackupServer } from '../hypervisor/libvirt/backup-xml.ts';
 import { readLibvirtCertificates } from '../hypervisor/libvirt/certificates.ts';
 import type { Endpoint, SshTarget } from '../hypervisor/libvirt/endpoint.ts';
 import { letQemuListen } from '../hypervisor/libvirt/qemu-access.ts';
 import type { QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
-import { SshTunnel } from '../hypervisor/ssh-tunnel.ts';
+import { openSshTunnel } from '../hypervisor/ssh-tunnel.ts';
 import { connectNbd } from '../nbd/client/connect.ts';
 import type { NbdDevice } from '../nbd/client/nbd-device.ts';
 import type { NbdTlsOptions } from '../nbd/client/options.ts';
@@ -79,13 +80,13 @@ function localChannel({ directory, signal }: ChannelOptions): BackupChannel {
 function sshChannel({ directory, signal }: ChannelOptions, target: SshTarget): BackupChannel {
   const path = join(directory, SOCKET_NAME);
   let port = 0;
-  let tunnel: Promise<SshTunnel> | undefined;
+  let tunnel: Promise<ChildProgram> | undefined;
   return {
     begin: async (start) => {
       port = await beginOnAnyPort({ addresses: [LOOPBACK], isTls: false, start });
     },
     connect: async (exportName, metaContexts) => {
-      tunnel ??= SshTunnel.open({ target, socketPath: path, remote: { host: LOOPBACK, port }, signal });
+      tunnel ??= openSshTunnel({ target, socketPath: path, remote: { host: LOOPBACK, port }, signal });
       const dug = await tunnel;
       try {
         return await connectTo({ kind: 'unix', path, exportName }, { metaContexts, signal });

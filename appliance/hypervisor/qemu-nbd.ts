@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type ChildProcess, spawn } from 'node:child_process';
 import { connect } from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
-import { systemClock } from '../core/clock.ts';
-import { ApplianceError, systemErrorCode } from '../core/errors.ts';
+import { ApplianceError } from '../core/errors.ts';
+import { ChildProgram } from './child-program.ts';
 
 /** What `qemu-nbd` serves: an image that no machine has open (its locks see to that). */
 export interface QemuNbdOptions {
@@ -20,86 +18,49 @@ export interface QemuNbdOptions {
 }
 
 const START_TIMEOUT_MS = 15_000;
-const POLL_MS = 20;
 const STOP_TIMEOUT_MS = 10_000;
-const STDERR_TAIL_LENGTH = 2000;
 
 /**
  * A `qemu-nbd` process that serves one image over a unix socket until it is closed. The image is locked meanwhile: a
- * machine that has it for writing makes the start fail, and cannot start while a writable one runs.
+ * machine that has it for writing makes the start fail, and cannot start while a writable one runs. It must not outlive us.
  * @throws ApplianceError TOOL_MISSING, TOOL_FAILED with the program's message, TIMED_OUT
  */
 export class QemuNbd implements AsyncDisposable {
-  readonly #child: ChildProcess;
-  readonly #exited: Promise<void>;
-  #stderr = '';
-  #hasExited = false;
+  readonly #program: ChildProgram;
 
-  private constructor(child: ChildProcess) {
-    this.#child = child;
-    const exited = Promise.withResolvers<void>();
-    this.#exited = exited.promise;
-    child.on('exit', () => {
-      this.#hasExited = true;
-      exited.resolve();
-    });
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.#stderr = (this.#stderr + text).slice(-STDERR_TAIL_LENGTH);
-    });
+  private constructor(program: ChildProgram) {
+    this.#program = program;
   }
 
   static async start(options: QemuNbdOptions): Promise<QemuNbd> {
-    const args = ['--persistent', '--shared=8', ...imageArguments(options), '--socket', options.socketPath];
+    const { path, socketPath } = options;
+    const args = ['--persistent', '--shared=8', ...imageArguments(options), '--socket', socketPath];
     args.push('--export-name', options.exportName, '--cache=none', '--aio=threads');
     if (options.isWritable === true) args.push('--discard=unmap', '--detect-zeroes=off');
     else args.push('--read-only');
     if (options.bitmap !== undefined) args.push('--bitmap', options.bitmap);
-    // It must not outlive us: it locks the image, and the machine could not be started.
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-nbd', ...args, imageOperand(options)], {
-      stdio: ['ignore', 'ignore', 'pipe'],
+    const program = await ChildProgram.start({
+      command: 'qemu-nbd',
+      args: [...args, imageOperand(options)],
+      isReady: () => answers(socketPath),
+      startTimeoutMs: START_TIMEOUT_MS,
+      stopTimeoutMs: STOP_TIMEOUT_MS,
+      onEnded: (stderr) =>
+        new ApplianceError('TOOL_FAILED', `qemu-nbd cannot serve ${path}: ${stderr}`, {
+          details: { command: 'qemu-nbd', stderr },
+        }),
+      onLate: () => new ApplianceError('TIMED_OUT', `qemu-nbd does not answer for ${path}`),
     });
-    const failed = Promise.withResolvers<never>();
-    child.on('error', (cause) => {
-      const isMissing = systemErrorCode(cause) === 'ENOENT';
-      failed.reject(
-        new ApplianceError(isMissing ? 'TOOL_MISSING' : 'TOOL_FAILED', 'qemu-nbd cannot be run', { cause }),
-      );
-    });
-    const server = new QemuNbd(child);
-    try {
-      await Promise.race([failed.promise, server.#waitUntilReady(options)]);
-    } catch (error) {
-      await server.close();
-      throw error;
-    }
-    return server;
+    return new QemuNbd(program);
   }
 
   /** Ends the process and waits for it. Idempotent. Clients should have disconnected. */
-  async close(): Promise<void> {
-    if (this.#hasExited || this.#child.pid === undefined) return;
-    this.#child.kill('SIGTERM');
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_TIMEOUT_MS);
-    await this.#exited;
-    clearTimeout(timer);
+  close(): Promise<void> {
+    return this.#program.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  async #waitUntilReady(options: QemuNbdOptions): Promise<void> {
-    const deadline = systemClock.elapsedMs() + START_TIMEOUT_MS;
-    while (!(await answers(options.socketPath))) {
-      if (this.#hasExited) {
-        throw new ApplianceError('TOOL_FAILED', `qemu-nbd cannot serve ${options.path}: ${this.#stderr.trim()}`, {
-          details: { command: 'qemu-nbd', stderr: this.#stderr },
-        });
-      }
-      if (systemClock.elapsedMs() > deadline)
-        throw new ApplianceError('TIMED_OUT', `qemu-nbd does not answer for ${options.path}`);
-      await delay(POLL_MS);
-    }
   }
 }
 
