@@ -49,6 +49,7 @@ export class RemoteAppliance implements Appliance {
   readonly pointShow: Operation<'pointShow'> = (params, context) => this.call('pointShow', params, context);
   readonly boot: Operation<'boot'> = (params, context) => this.call('boot', params, context);
   readonly booted: Operation<'booted'> = (params, context) => this.call('booted', params, context);
+  readonly rewind: Operation<'rewind'> = (params, context) => this.call('rewind', params, context);
   readonly stop: Operation<'stop'> = (params, context) => this.call('stop', params, context);
   readonly standbyCreate: Operation<'standbyCreate'> = (params, context) => this.call('standbyCreate', params, context);
   readonly standbyList: Operation<'standbyList'> = (params, context) => this.call('standbyList', params, context);

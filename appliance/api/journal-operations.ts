@@ -128,3 +128,20 @@ export interface BookmarkReport extends MomentReport {
   /** Sentences: what did not work, of freezing above all. */
   readonly notices: readonly string[];
 }
+
+export interface RewindReport {
+  readonly name: string;
+  readonly machineId: string;
+  /** The recovery point that its disks begin with now. */
+  readonly point: string;
+  /** What it was rewound to: a moment, or null for the recovery point `target` itself. */
+  readonly moment: MomentReport | null;
+  readonly target: string;
+  /** The name of the last moment before: rewinding to it undoes this. */
+  readonly bookmark: string;
+  /** A recovery point of that moment. */
+  readonly pointBefore: string;
+  /** From the end of the machine to its start. */
+  readonly downMs: number;
+  readonly durationMs: number;
+}

@@ -6,6 +6,7 @@ import type {
   BookmarkReport,
   MomentDetails,
   MomentReport,
+  RewindReport,
   TimelineParams,
   TimelineReport,
   WritesParams,
@@ -133,13 +134,15 @@ export interface ProtectionReport {
   readonly machineId: string;
   readonly connect: string;
   readonly protectedSince: string;
-  readonly mode: 'writes' | 'interval';
+  /** `stage`: it runs from the appliance, which therefore keeps every write of it. */
+  readonly mode: 'writes' | 'interval' | 'stage';
   /** Null: every write. */
   readonly intervalMs: number | null;
-  readonly durability: 'group' | 'write';
   /** How long moments are kept, and how large the journal may get meanwhile; null: no limit. */
   readonly windowMs: number;
   readonly windowBytes: number | null;
+  /** `guest`: what the guest flushes is flushed, when it does. */
+  readonly durability: 'group' | 'write' | 'guest';
   /** `seeding`, `protected`, `behind`, `resyncing`, `paused`; `stopped` while no service runs. */
   readonly state: 'seeding' | 'protected' | 'behind' | 'resyncing' | 'paused' | 'stopped';
   readonly reason: string;
@@ -443,6 +446,8 @@ export interface Appliance extends AsyncDisposable {
   boot(params: BootParams, context: OperationContext): Promise<BootReport>;
   booted(params: Record<string, never>, context: OperationContext): Promise<readonly BootedMachine[]>;
   stop(params: StopParams, context: OperationContext): Promise<StopReport>;
+  /** Gives a booted machine back a state of its own history. */
+  rewind(params: PointParams, context: OperationContext): Promise<RewindReport>;
   migrate(params: MigrateParams, context: OperationContext): Promise<MigrateReport>;
   /** Serves until `unexport`, or until the client that asked for it goes away. */
   export(params: ExportParams, context: OperationContext): Promise<ExportReport>;

@@ -81,6 +81,7 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
     properties: { point: text, as: text, keepNetwork: flag, keepIdentity: flag, connect: text },
   },
   booted: none,
+  rewind: { ...object, required: ['point'], properties: { point: text } },
   stop: { ...object, required: ['name'], properties: { name: text, discard: flag } },
   migrate: {
     ...object,

@@ -116,10 +116,12 @@ export async function startCore(
       runtimeDirectory,
       stateDirectory: state.path,
       connectLibvirt: (uri) => LibvirtConnection.open(uri),
+      freezeMarker: (guest) => protect.freezeMarker(guest),
       onNotice,
     }),
   );
-  const journalOf = (machineId: MachineId): Promise<Journal | undefined> => continuous.journalOf(machineId);
+  const journalOf = async (machineId: MachineId): Promise<Journal | undefined> =>
+    (await recover.histories.journalOf(machineId)) ?? (await continuous.journalOf(machineId));
   const standbys = recover.standbys(standbyPorts({ catalog, protect, journalOf }));
   const resources = scope.move();
   return {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type {
+  BookmarkParams,
   BookmarkReport,
   MomentDetails,
   MomentReport,
@@ -12,7 +13,6 @@ import { ApplianceError } from '../core/errors.ts';
 import type { Range } from '../core/extents.ts';
 import type { MachineId } from '../core/ids.ts';
 import { parseByteCount, parseDurationMs } from '../core/quantities.ts';
-import type { ContinuousService } from '../protect/continuous/continuous-service.ts';
 import { pointsOfOneMachine } from '../protect/point-selector.ts';
 import { formatMoment, formatTimeUs, type MomentSelector, parseMoment, parseTimeUs } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
@@ -21,6 +21,7 @@ import type { Moment } from '../volume/journal-event.ts';
 import type { Timeline } from '../volume/journal-timeline.ts';
 import type { WriteFact } from '../volume/record-table.ts';
 import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
+import type { Core } from './core.ts';
 
 /** What the questions about journals are answered from. */
 export interface JournalQuestions {
@@ -282,9 +283,16 @@ export function withTime<Report extends { readonly moment: JournalMoment | null 
   return { ...report, moment: report.moment === null ? null : momentReport(report.moment) };
 }
 
-export function bookmarkReport(
-  { record, moment, consistency, notices }: Awaited<ReturnType<ContinuousService['bookmark']>>,
-  bookmark: string,
-): BookmarkReport {
-  return { machine: record.name, machineId: record.machineId, ...timed(moment), consistency, bookmark, notices };
+/** Names this moment of a machine that runs from the appliance, or of a protected one. Errors as their own `bookmark`. */
+export async function bookmarkMachine(
+  { continuous, recover }: Pick<Core, 'continuous' | 'recover'>,
+  { machine, name: bookmark }: BookmarkParams,
+): Promise<BookmarkReport> {
+  const booted = await recover.histories.bookmark(machine, bookmark);
+  if (booted !== undefined) {
+    const { machine: listed, moment, ...rest } = booted;
+    return { machine: listed.name, machineId: listed.id, ...timed(moment), bookmark, ...rest };
+  }
+  const { record, moment, ...rest } = await continuous.bookmark(machine, bookmark);
+  return { machine: record.name, machineId: record.machineId, ...timed(moment), bookmark, ...rest };
 }

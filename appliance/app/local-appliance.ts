@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { resolve } from 'node:path';
 import type {
   BookmarkParams,
   BookmarkReport,
+  RewindReport,
   TimelineParams,
   TimelineReport,
   WritesParams,
@@ -66,7 +66,7 @@ import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
 import { thinFolds } from './fold-thinning.ts';
 import {
-  bookmarkReport,
+  bookmarkMachine,
   type JournalQuestions,
   momentDetails,
   timelineReport,
@@ -74,9 +74,18 @@ import {
   writesReport,
 } from './journal-operations.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
+import { migrateRequest } from './migrate-request.ts';
 import { deletePoint, findPointOrLost, findState, undeletePoint, usersOf } from './point-removal.ts';
-import { pauseMachine, protectionReportOf, protectionReports, protectMachine, unprotectMachine } from './protection.ts';
+import {
+  foldNow,
+  pauseMachine,
+  protectionReportOf,
+  protectionReports,
+  protectMachine,
+  unprotectMachine,
+} from './protection.ts';
 import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
+import { rewindMachine } from './rewind-machine.ts';
 import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
 import { createStandby } from './standby-ports.ts';
@@ -143,9 +152,7 @@ export class LocalAppliance implements Appliance {
       throw new ApplianceError('NO_SPACE', `there is too little room in ${this.#foundation.state.path} for a backup`);
     }
     await core.standbys.checkBackup(params.target);
-    const folded = this.#options.isService
-      ? await core.continuous.foldNow(params.target, this.#uri(params))
-      : undefined;
+    const folded = this.#options.isService ? await foldNow(core, params.target, this.#uri(params)) : undefined;
     if (folded !== undefined) return backupReport(folded, []);
     const { point, notices } = await core.protect.backup(
       {
@@ -178,7 +185,7 @@ export class LocalAppliance implements Appliance {
   }
 
   async protection(): Promise<readonly ProtectionReport[]> {
-    return protectionReports((await this.#open()).continuous, this.#foundation.clock);
+    return protectionReports(await this.#open(), this.#foundation.clock);
   }
 
   async protectionPause(params: PauseParams): Promise<ProtectionReport> {
@@ -214,7 +221,7 @@ export class LocalAppliance implements Appliance {
 
   async bookmark(params: BookmarkParams): Promise<BookmarkReport> {
     this.#checkIsService();
-    return bookmarkReport(await (await this.#open()).continuous.bookmark(params.machine, params.name), params.name);
+    return bookmarkMachine(await this.#open(), params);
   }
 
   async writes(params: WritesParams): Promise<WritesReport> {
@@ -250,6 +257,12 @@ export class LocalAppliance implements Appliance {
     return core.recover.stop(params.name, params.discard ?? false);
   }
 
+  async rewind(params: PointParams, context: OperationContext): Promise<RewindReport> {
+    this.#checkIsService();
+    const core = await this.#open();
+    return withTime(await rewindMachine(core, this.#selector(params), this.#foundation.clock.nowMs(), context));
+  }
+
   async standbyCreate(params: StandbyCreateParams): Promise<StandbySummary> {
     return createStandby(await this.#open(), params, this.#uri(params));
   }
@@ -281,24 +294,10 @@ export class LocalAppliance implements Appliance {
   }
 
   async migrate(params: MigrateParams, context: OperationContext): Promise<MigrateReport> {
-    const { name, directory, pool, bandwidth, verify, ...wishes } = params;
-    if (directory !== undefined && pool !== undefined) {
-      throw new ApplianceError('BAD_ARGUMENT', 'a migration goes to a directory or to a pool, not to both');
-    }
-    const place =
-      directory === undefined ? poolPlace(pool) : ({ kind: 'directory', path: resolve(directory) } as const);
+    const request = migrateRequest(params);
     const core = await this.#open();
     await core.standbys.checkDiscard(params.name);
-    return core.recover.migrate(
-      {
-        ...wishes,
-        name,
-        ...(place === undefined ? {} : { place }),
-        ...(bandwidth === undefined ? {} : { bandwidthBytes: bandwidth }),
-        ...(verify === undefined ? {} : { verifies: verify }),
-      },
-      context,
-    );
+    return core.recover.migrate(request, context);
   }
 
   async export(params: ExportParams): Promise<ExportReport> {
@@ -482,10 +481,6 @@ export class LocalAppliance implements Appliance {
   #uri(params: { readonly connect?: string | undefined }): string {
     return params.connect ?? this.#options.connect;
   }
-}
-
-function poolPlace(name: string | undefined): { readonly kind: 'pool'; readonly name: string } | undefined {
-  return name === undefined ? undefined : { kind: 'pool', name };
 }
 
 /** Machines by name, the points of each newest first. */

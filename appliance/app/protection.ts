@@ -4,6 +4,8 @@ import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { ContinuousService, ProtectionStatus } from '../protect/continuous/continuous-service.ts';
 import type { Resync } from '../protect/continuous/session.ts';
+import type { BootedProtection } from '../recover/booted-histories.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
 import { DEFAULT_WINDOW_MS } from '../volume/journal.ts';
 import { type AmountLimits, parseBytes, parseDuration } from './amounts.ts';
 import type { Core } from './core.ts';
@@ -41,6 +43,16 @@ export async function protectMachine(
   clock: Clock,
   params: ProtectParams & { readonly connect: string },
 ): Promise<ProtectionReport> {
+  const session = core.recover.histories.find(params.target);
+  if (session?.connect === params.connect) {
+    throw new ApplianceError(
+      'NOT_SUPPORTED',
+      `${session.name} runs from the appliance, which keeps every write of it already`,
+      {
+        hint: `\`understudy timeline ${session.name}\` shows its moments. After \`understudy migrate\` it can be protected like others.`,
+      },
+    );
+  }
   const status = await core.continuous.protect({
     target: params.target,
     connectUri: params.connect,
@@ -73,10 +85,23 @@ export async function pauseMachine({ continuous }: Core, clock: Clock, params: P
   return protectionReportOf(continuous, clock, machineId);
 }
 
-/** Every protected machine, by name. */
-export async function protectionReports(continuous: ContinuousService, clock: Clock): Promise<ProtectionReport[]> {
+/** The newest state of a machine whose every write is kept, as a recovery point; undefined for any other. Errors of folding. */
+export async function foldNow(
+  { recover, continuous }: Core,
+  target: string,
+  connect: string,
+): Promise<RecoveryPoint | undefined> {
+  return (await recover.histories.foldNow(target, connect)) ?? (await continuous.foldNow(target, connect));
+}
+
+/** Every protected machine, by name; those that run from the appliance, too. */
+export async function protectionReports(
+  { continuous, recover }: Pick<Core, 'continuous' | 'recover'>,
+  clock: Clock,
+): Promise<ProtectionReport[]> {
   const reports: ProtectionReport[] = [];
   for (const status of await continuous.protection()) reports.push(await protectionReport(status, clock));
+  for (const booted of await recover.histories.protection()) reports.push(await stageReport(booted, clock));
   return reports.sort((a, b) => (a.machine < b.machine ? -1 : 1));
 }
 
@@ -138,6 +163,34 @@ function resyncReport(resync: Resync | null): ResyncReport | null {
     changedBytes,
     comparedBytes: compared?.bytes ?? null,
     differingBytes: compared?.differingBytes ?? null,
+  };
+}
+
+async function stageReport(booted: BootedProtection, clock: Clock): Promise<ProtectionReport> {
+  const { session, history, isProtected, isServed, state, problem } = booted;
+  const { lastUs: _, ...kept } = await journalFacts(history?.journal, Math.floor(clock.nowMs() * 1000));
+  const reason = isServed ? `the machine is ${state}` : 'its disks are not served';
+  return {
+    machine: booted.listedName,
+    machineId: booted.historyId,
+    connect: session.connect,
+    protectedSince: session.startedAt,
+    mode: 'stage',
+    intervalMs: null,
+    durability: 'guest',
+    windowMs: DEFAULT_WINDOW_MS,
+    windowBytes: null,
+    state: isProtected ? 'protected' : isServed || session.phase === 'kept' ? 'paused' : 'stopped',
+    reason: problem ?? (isProtected ? 'it runs from the appliance' : reason),
+    stateSince: null,
+    // Its only disks are here: there is nothing that the appliance does not have.
+    rpoMs: history === undefined ? null : 0,
+    journalBytes: history?.journal.sizeBytes ?? 0,
+    ...kept,
+    resync: null,
+    lastFold: history === undefined || history.lastFoldMs === null ? null : isoOfMs(history.lastFoldMs),
+    foldProblem: history?.foldProblem ?? null,
+    history: [],
   };
 }
 

@@ -5,18 +5,20 @@ import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { isForeign } from '../hypervisor/libvirt/qemu-access.ts';
 import { type QemuOwner, qemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { JournalMoment, RecoverableState } from '../volume/recoverable-state.ts';
+import { BootedHistories } from './booted-histories.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { checkIsLocal } from './local-hypervisor.ts';
 import { LogSpace } from './log-space.ts';
 import { checkMachineIsNew, checkMachineName } from './machine-name.ts';
 import type { MigrateRequest } from './migration-plan.ts';
 import { type MigrateReport, Migrations } from './migrations.ts';
-import type { Overlay } from './overlay.ts';
 import { PendingNames } from './pending-names.ts';
 import { DOMAIN_ATTACHMENT } from './point-content.ts';
 import type { PointUse } from './point-use.ts';
 import { ResumeWatch } from './resume-watch.ts';
+import { type RewindReport, Rewinds } from './rewind.ts';
 import { SessionDisks } from './session-disks.ts';
+import type { SessionHistory } from './session-history.ts';
 import { SessionMachines } from './session-machines.ts';
 import { SessionRegistry } from './session-registry.ts';
 import { bootError, startSession } from './session-start.ts';
@@ -95,7 +97,10 @@ export class BootedMachines implements AsyncDisposable {
   readonly #names: PendingNames;
   readonly #space: LogSpace;
   readonly #migrations: Migrations;
+  readonly #rewinds: Rewinds;
   readonly #watch: ResumeWatch;
+  /** What these machines were at any moment. */
+  readonly histories: BootedHistories;
   readonly #use: PointUse;
 
   constructor(parts: RecoverParts, use: PointUse) {
@@ -103,20 +108,29 @@ export class BootedMachines implements AsyncDisposable {
     this.#use = use;
     this.#store = new SessionStore(parts.stateDirectory);
     this.#registry = new SessionRegistry(this.#store, use);
-    this.#disks = new SessionDisks(parts, this.#store);
+    this.#disks = new SessionDisks(parts, this.#store, this.#registry);
     this.#machines = new SessionMachines(parts.connectLibvirt, parts.repository.config.id);
     this.#names = new PendingNames(parts.stateDirectory, parts.connectLibvirt);
     this.#space = new LogSpace(parts.stateDirectory, parts.onNotice ?? UNHEARD.onNotice);
     this.#watch = new ResumeWatch(
-      { registry: this.#registry, machines: this.#machines, names: this.#names, space: this.#space },
+      {
+        registry: this.#registry,
+        machines: this.#machines,
+        names: this.#names,
+        space: this.#space,
+        disks: this.#disks,
+      },
       () => parts.clock.elapsedMs(),
     );
+    const [registry, disks, machines] = [this.#registry, this.#disks, this.#machines];
+    this.histories = new BootedHistories(parts, registry, disks, machines);
+    this.#rewinds = new Rewinds({ parts, store: this.#store, registry, disks, machines });
     this.#migrations = new Migrations({
       parts,
       store: this.#store,
-      registry: this.#registry,
-      disks: this.#disks,
-      machines: this.#machines,
+      registry,
+      disks,
+      machines,
       names: this.#names,
     });
   }
@@ -146,7 +160,7 @@ export class BootedMachines implements AsyncDisposable {
     };
     // All disks first: guests wait for them.
     await forAll(async (session) => {
-      if (session.phase !== 'running') return undefined;
+      if (session.phase !== 'running' && session.phase !== 'rewinding') return undefined;
       await this.#disks.open(session);
       return `${session.name} is served again.`;
     });
@@ -226,7 +240,7 @@ export class BootedMachines implements AsyncDisposable {
         return { ...report, outcome: `${name} is gone with what it had written; the recovery point is as it was.` };
       }
       if (session.phase === 'kept') return { ...report, outcome: `${name} was stopped already; ${kept}.` };
-      await this.#keep(await this.#unmoved(session));
+      await this.#keep(await this.#unmoved((await this.#rewinds.settle(session)).session));
       return { ...report, outcome: `${name} was switched off; ${kept}.` };
     });
   }
@@ -243,17 +257,25 @@ export class BootedMachines implements AsyncDisposable {
           hint: 'Start it with `understudy boot` first, or restore the point.',
         });
       }
-      await this.#disks.open(session, context.signal);
+      await this.#disks.open(session, context);
       const report = await this.#migrations.migrate(session, request, context);
       this.#watch.start();
       return report;
     });
   }
 
+  /**
+   * Gives a booted machine back a state of its own history; what it wrote since stays in there.
+   * @throws ApplianceError MACHINE_NOT_FOUND, and as `Rewinds.rewind`
+   */
+  async rewind(name: string, state: RecoverableState, context: RecoverContext): Promise<RewindReport> {
+    return this.#registry.exclusively(name, () => this.#rewinds.rewind(this.#known(name), state, context));
+  }
+
   /** The session of that name, with what its machine has written while it is served. */
-  find(name: string): { readonly session: Session; readonly overlay: Overlay | undefined } | undefined {
+  find(name: string): { readonly session: Session; readonly history: SessionHistory | undefined } | undefined {
     const session = this.#registry.find(name);
-    return session === undefined ? undefined : { session, overlay: this.#disks.overlayOf(session) };
+    return session === undefined ? undefined : { session, history: this.#disks.servedHistory(session) };
   }
 
   /** Where the variables of a session's firmware are, if it has any. */
@@ -385,6 +407,8 @@ export class BootedMachines implements AsyncDisposable {
       case 'stopping':
         await this.#keep(session);
         return `${session.name} was interrupted while it was ${session.phase}; it is stopped and kept.`;
+      case 'rewinding':
+        return this.#rewinds.finish(session);
       case 'running':
         if (session.migration === undefined) return undefined;
         return (await this.#migrations.settle(session, { onNotice, onProgress: () => undefined })).sentence;
@@ -397,6 +421,7 @@ export class BootedMachines implements AsyncDisposable {
   async #keep(session: Session): Promise<void> {
     const stopping = await this.#registry.move(session, 'stopping');
     await this.#machines.remove(stopping);
+    await this.#endStretch(stopping);
     await this.#disks.remove(stopping);
     await this.#registry.move(stopping, 'kept');
   }
@@ -411,7 +436,18 @@ export class BootedMachines implements AsyncDisposable {
     if (session.phase !== 'kept') await this.#machines.remove(session);
     await this.#migrations.removeTargets(session, UNHEARD.onNotice);
     await this.#disks.remove(session);
+    const problem = await this.#disks.forget(session);
+    if (problem !== undefined) this.#parts.onNotice?.(problem);
     await this.#registry.forget(session);
+  }
+
+  /** Without room it is written when there is some, before anything else is. */
+  async #endStretch(session: Session): Promise<void> {
+    try {
+      await this.#disks.servedHistory(session)?.log.end('the machine was stopped');
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE')) throw error;
+    }
   }
 
   async #writtenBytes(session: Session): Promise<number> {

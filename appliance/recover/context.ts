@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Catalog } from '../catalog/catalog.ts';
+import type { FreezeMarker } from '../cbt/quiesce.ts';
 import type { Clock } from '../core/clock.ts';
+import type { MachineId } from '../core/ids.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { NbdServer } from '../nbd/server/nbd-server.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -41,6 +43,8 @@ export interface RecoverParts {
    * @throws ApplianceError LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, LIBVIRT_DENIED, TIMED_OUT
    */
   readonly connectLibvirt: (uri: string) => Promise<LibvirtConnection>;
+  /** Where the freeze of a guest is noted before it happens, for whoever comes after a process that dies in it. */
+  readonly freezeMarker: (guest: { readonly connectUri: string; readonly machine: MachineId }) => FreezeMarker;
   /** Hears, in sentences, what the operator should know that no operation is there to tell. */
   readonly onNotice?: (sentence: string) => void;
 }

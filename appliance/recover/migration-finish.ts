@@ -61,6 +61,8 @@ export async function finishMigration(input: FinishInput): Promise<{ changes: re
   step(3);
   await disks.remove(session);
   step(4);
+  const problem = await disks.forget(session);
+  if (problem !== undefined) input.onNotice(problem);
   await registry.forget(session);
   return { changes };
 }

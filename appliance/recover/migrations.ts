@@ -220,6 +220,8 @@ export class Migrations {
       const verified = request.verifies === false ? undefined : await this.#verify(moving, context);
       throwIfAborted(context.signal);
       await checkCopies(options);
+      // From the first disk on, what is written here is no state of the machine.
+      await (await this.#with.disks.history(session)).log.leave('its disks moved to production storage');
       await this.#goOver(domain, moving, context);
       return verified;
     } catch (error) {

@@ -5,8 +5,14 @@ import { invariant } from '../core/invariant.ts';
 import type { PointDisk, RecoveryPoint } from '../repository/manifest.ts';
 import type { Repository } from '../repository/repository.ts';
 import { loggedDevice } from '../volume/logged-device.ts';
+import type { WriteLayer, WriteSink } from '../volume/write-layer.ts';
 import { WriteLog } from '../volume/write-log.ts';
 import { openPointDevice } from './point-content.ts';
+
+/** Where the writes go, and what they cover. */
+export interface OverlayLog extends WriteLayer, WriteSink {
+  close(): Promise<void>;
+}
 
 export interface OverlayOptions {
   readonly repository: Repository;
@@ -26,12 +32,15 @@ export interface OverlayOptions {
  * Disk n of the log is disk n of the manifest, which never changes either.
  */
 export class Overlay implements AsyncDisposable {
-  readonly log: WriteLog;
+  readonly #log: OverlayLog;
   readonly #devices: ReadonlyMap<string, BlockDevice>;
 
-  private constructor(log: WriteLog, devices: ReadonlyMap<string, BlockDevice>) {
-    this.log = log;
-    this.#devices = devices;
+  /** Over a log that is open already, and is closed with the overlay. Disk n of it is disk n of the point. */
+  constructor(log: OverlayLog, point: RecoveryPoint, base: (disk: PointDisk) => BlockDevice) {
+    this.#log = log;
+    this.#devices = new Map(
+      point.disks.map((disk, index) => [disk.name, loggedDevice({ base: base(disk), log, disk: index })]),
+    );
   }
 
   /** @throws ApplianceError WRITE_LOG_CORRUPT, REPOSITORY_KEY, REPOSITORY_FORMAT, NO_SPACE, IO_FAILED */
@@ -42,10 +51,7 @@ export class Overlay implements AsyncDisposable {
       machineId: point.machine.id,
       clock: options.clock,
     });
-    const devices = point.disks.map(
-      (disk, index) => [disk.name, loggedDevice({ base: base(disk), log, disk: index })] as const,
-    );
-    return new Overlay(log, new Map(devices));
+    return new Overlay(log, point, base);
   }
 
   device(disk: PointDisk): BlockDevice {
@@ -57,7 +63,7 @@ export class Overlay implements AsyncDisposable {
   /** Closes the disks, flushes and closes the log. Idempotent. */
   async close(): Promise<void> {
     for (const device of this.#devices.values()) await device.close();
-    await this.log.close();
+    await this.#log.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

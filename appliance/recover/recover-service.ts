@@ -3,6 +3,8 @@ import type { PointId } from '../core/ids.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { PointDevice } from '../volume/point-device.ts';
+import type { RecoverableState } from '../volume/recoverable-state.ts';
+import type { BootedHistories } from './booted-histories.ts';
 import {
   type BootedMachine,
   BootedMachines,
@@ -19,6 +21,7 @@ import { type ExportReport, type ExportRequest, PointExports } from './point-exp
 import { PointUse } from './point-use.ts';
 import { restore } from './restore.ts';
 import type { RestoreReport, RestoreRequest } from './restore-request.ts';
+import type { RewindReport } from './rewind.ts';
 import type { StandbyPorts } from './standby/standby-parts.ts';
 import { StandbyStore } from './standby/standby-record.ts';
 import { StandbyService } from './standby/standby-service.ts';
@@ -37,7 +40,11 @@ export class RecoverService implements AsyncDisposable {
   private constructor(parts: RecoverParts) {
     const connections = new Map<string, Promise<LibvirtConnection>>();
     this.#connections = connections;
-    this.#parts = { ...parts, connectLibvirt: (uri) => openOnce(connections, uri, parts.connectLibvirt) };
+    const connectLibvirt: RecoverParts['connectLibvirt'] = (uri) => openOnce(connections, uri, parts.connectLibvirt);
+    const journals: RecoverParts['journals'] = {
+      openLayer: async (part) => (await this.histories.openLayer(part)) ?? (await parts.journals.openLayer(part)),
+    };
+    this.#parts = { ...parts, journals, connectLibvirt };
     this.#use = new PointUse(parts.repository);
     this.#exports = new PointExports(this.#parts, this.#use);
     this.#machines = new BootedMachines(this.#parts, this.#use);
@@ -95,6 +102,16 @@ export class RecoverService implements AsyncDisposable {
 
   booted(): Promise<BootedMachine[]> {
     return this.#machines.booted();
+  }
+
+  /** What booted machines were at any moment, and how their protection stands. */
+  get histories(): BootedHistories {
+    return this.#machines.histories;
+  }
+
+  /** See `BootedMachines.rewind`. */
+  rewind(name: string, state: RecoverableState, context: RecoverContext): Promise<RewindReport> {
+    return this.#machines.rewind(name, state, context);
   }
 
   /** See `BootedMachines.stop`. */

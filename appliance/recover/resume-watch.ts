@@ -2,6 +2,7 @@
 import { ApplianceError } from '../core/errors.ts';
 import type { LogSpace } from './log-space.ts';
 import type { PendingNames } from './pending-names.ts';
+import type { SessionDisks } from './session-disks.ts';
 import type { SessionMachines } from './session-machines.ts';
 import type { SessionRegistry } from './session-registry.ts';
 import type { Session } from './session-store.ts';
@@ -11,6 +12,7 @@ interface Watched {
   readonly machines: SessionMachines;
   readonly names: PendingNames;
   readonly space: LogSpace;
+  readonly disks: SessionDisks;
 }
 
 const TICK_MS = 500;
@@ -21,13 +23,14 @@ const LONGEST_WAIT_MS = 8_000;
  * Lets guests go on that QEMU has paused because a disk of theirs failed. After a restart of the service QEMU connects
  * again only when the guest asks for something, fails that request, and pauses the guest (unless libvirt could tell it to
  * wait: 9.1 and later); the next try finds the connection. When the log is out of space, the guest goes on once there is
- * some. Tries again after 0.25 s, then ever more slowly, up to 8 s.
+ * some. Tries again after 0.25 s, then ever more slowly, up to 8 s. The histories of the machines follow what it sees.
  */
 export class ResumeWatch {
   readonly #registry: SessionRegistry;
   readonly #machines: SessionMachines;
   readonly #names: PendingNames;
   readonly #space: LogSpace;
+  readonly #disks: SessionDisks;
   readonly #elapsedMs: () => number;
   readonly #waits = new Map<string, { waitMs: number; untilMs: number }>();
   #timer: NodeJS.Timeout | undefined;
@@ -39,6 +42,7 @@ export class ResumeWatch {
     this.#machines = watched.machines;
     this.#names = watched.names;
     this.#space = watched.space;
+    this.#disks = watched.disks;
     this.#elapsedMs = elapsedMs;
   }
 
@@ -82,13 +86,26 @@ export class ResumeWatch {
 
   /** Whether it was found paused. Without room it stays so. */
   async #resume(session: Session): Promise<boolean> {
+    const { isOff, isPausedByError } = await this.#machines.powerOf(session);
+    await this.#unlessRefused(() => this.#follow(session, isOff));
     if (this.#space.isFull) {
-      if (await this.#machines.isPausedByError(session)) this.#space.paused(session.name);
+      if (isPausedByError) this.#space.paused(session.name);
       return false;
     }
-    const wasPaused = await this.#machines.resumeAfterError(session);
+    if (isPausedByError) await this.#machines.resume(session);
     this.#space.runs(session.name);
-    return wasPaused;
+    return isPausedByError;
+  }
+
+  /** A stretch of its history lasts as long as the machine runs, and is folded from time to time. */
+  async #follow(session: Session, isOff: boolean): Promise<void> {
+    const history = this.#disks.servedHistory(session);
+    if (history === undefined) return;
+    history.foldIfDue();
+    // An operation that began meanwhile knows better.
+    if (this.#registry.isBusy(session.name)) return;
+    if (isOff) await history.log.end('the machine was shut off');
+    else if (this.#registry.find(session.name)?.migration === undefined) await history.log.begin();
   }
 
   /** A migration takes long, and its guest is not to wait for the end of it. */

@@ -59,28 +59,62 @@ export class SessionMachines {
     }
   }
 
-  /** Whether QEMU has paused its guest because a disk failed. */
-  async isPausedByError(session: Session): Promise<boolean> {
-    const connection = await this.#connect(session.connect);
-    return await isPausedByError(new Domain(connection, { uuid: session.machineId, name: session.name }));
+  /** @throws ApplianceError DOMAIN_NOT_FOUND, those of libvirt */
+  async checkDefined(session: Session): Promise<void> {
+    await this.#defined(session);
   }
 
-  /** Lets a guest go on that QEMU has paused because a disk failed. True when it was paused so. */
-  async resumeAfterError(session: Session): Promise<boolean> {
-    if (!(await this.isPausedByError(session))) return false;
+  /** Pulls the plug; the definition stays. @throws ApplianceError DOMAIN_NOT_FOUND, those of libvirt */
+  async powerOff(session: Session): Promise<void> {
+    await destroy(await this.#defined(session));
+  }
+
+  /** Starts it unless it runs. @throws ApplianceError DOMAIN_NOT_FOUND, those of libvirt */
+  async powerOn(session: Session): Promise<void> {
+    const domain = await this.#defined(session);
+    if ((await powerOf(domain)).isOff) await domain.start();
+  }
+
+  /** Whether its machine runs, and whether QEMU has paused its guest because a disk failed. Errors are libvirt's. */
+  async powerOf(session: Session): Promise<MachinePower> {
+    const connection = await this.#connect(session.connect);
+    return powerOf(new Domain(connection, { uuid: session.machineId, name: session.name }));
+  }
+
+  /** Lets a guest go on that QEMU has paused because a disk failed. */
+  async resume(session: Session): Promise<void> {
     const domain = await this.find(session);
     await domain?.resume();
-    return domain !== undefined;
+  }
+
+  async #defined(session: Session): Promise<Domain> {
+    const domain = await this.find(session);
+    if (domain !== undefined) return domain;
+    throw new ApplianceError('DOMAIN_NOT_FOUND', `the machine ${session.name} is not defined any more`, {
+      hint: `\`understudy stop ${session.name}\` keeps what it has written, and \`understudy boot\` defines it again.`,
+    });
   }
 }
 
+/** How a machine is. */
+export interface MachinePower {
+  readonly isOff: boolean;
+  readonly isPausedByError: boolean;
+}
+
+const OFF: readonly string[] = ['shut-off', 'crashed'];
+
 /** Whether QEMU has paused it because a disk failed. */
 export async function isPausedByError(domain: Domain): Promise<boolean> {
+  return (await powerOf(domain)).isPausedByError;
+}
+
+async function powerOf(domain: Domain): Promise<MachinePower> {
   try {
     const { state, reason } = await domain.state();
-    return state === 'paused' && reason === PAUSED_IO_ERROR;
+    return { isOff: OFF.includes(state), isPausedByError: state === 'paused' && reason === PAUSED_IO_ERROR };
   } catch (error) {
-    if (hasCode(error, 'DOMAIN_NOT_FOUND')) return false;
+    if (hasCode(error, 'DOMAIN_NOT_FOUND')) return { isOff: true, isPausedByError: false };
     throw error;
   }
 }

@@ -57,10 +57,11 @@ export async function startSession(start: SessionStart): Promise<readonly string
     context.onProgress({ phase, done, total: STEPS, unit: 'items' });
   };
   step('serving the disks', 0);
-  await disks.open(session, context.signal);
+  await disks.open(session, context);
   step('defining the machine', 1);
   const { domain, changes } = await define(start);
   step('starting the machine', 2);
+  await (await disks.history(session)).log.begin();
   await domain.start();
   return changes;
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeDirectoryDurably, renameDurably, writeDurably } from '../core/durable-file.ts';
 import { ApplianceError, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
+import { type MachineId, type PointId, parseMachineId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
 import type { QemuOwner } from '../hypervisor/libvirt/qemu-owner.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { JournalPoint } from '../volume/fold-journal.ts';
 import type { JournalMoment } from '../volume/recoverable-state.ts';
 import type { MigrationRecord } from './migration-record.ts';
 import { removeTree } from './point-exports.ts';
@@ -17,9 +19,11 @@ import type { SpareWishes } from './standby/spare-definition.ts';
  * Where a session is. What a crash leaves in one of the middle states is brought to an end at the next start:
  *
  *   starting → running → stopping → kept → resuming → running → discarding → (gone)
- *   starting: everything is removed · resuming, stopping: kept · discarding: everything is removed
+ *   running → rewinding → running
+ *   starting: everything is removed · resuming, stopping: kept · discarding: everything is removed · rewinding: it runs again,
+ *   in the old state or in the new one
  */
-export type SessionPhase = 'starting' | 'resuming' | 'running' | 'stopping' | 'kept' | 'discarding';
+export type SessionPhase = 'starting' | 'resuming' | 'running' | 'rewinding' | 'stopping' | 'kept' | 'discarding';
 
 /** A booted machine as it is remembered over restarts of the service. */
 export interface Session {
@@ -43,6 +47,8 @@ export interface Session {
   readonly qemuOwner?: QemuOwner;
   /** While its disks are being moved to production storage, and after an interruption of that. */
   readonly migration?: MigrationRecord;
+  /** While it is rewound: its disks are in the new state when their base is this recovery point. */
+  readonly rewind?: { readonly pointId: PointId };
 }
 
 interface StoredSession extends Session {
@@ -50,15 +56,22 @@ interface StoredSession extends Session {
   readonly version: number;
 }
 
+interface StoredBase {
+  readonly format: 'understudy-session-base';
+  readonly version: number;
+  readonly point: JournalPoint;
+}
+
 const FILE_NAME = 'session.json';
+const BASE_NAME = 'base.json';
 const VERSION = 1;
 /** End of the name of a directory that is being removed. */
 const DISCARDED = '.discarded';
 const ID = /^[0-9a-f]{16}$/;
 
 /**
- * The sessions of a state directory, one directory each under `sessions/`: `session.json`, the write log in `log/`, and
- * `nvram`. The file is written before anything else of the session is made, and the directory goes as one, so
+ * The sessions of a state directory, one directory each under `sessions/`: `session.json`, `base.json`, the journal in
+ * `log/`, and `nvram`. The first is written before anything else of the session is made, and the directory goes as one, so
  * that nothing of a session is ever forgotten. It does not depend on the catalog, which may be deleted at any time.
  */
 export class SessionStore {
@@ -89,7 +102,26 @@ export class SessionStore {
     return join(this.directoryOf(session), 'console');
   }
 
-  /** Bytes of its write log. @throws ApplianceError IO_FAILED */
+  /**
+   * What the disks of the session are beneath its journal from now on: a recovery point that holds everything up to a record.
+   * Whole, for the same reason as the session's point. In a file of its own: whoever changes the session knows nothing of it.
+   * Durable when settled. @throws ApplianceError NO_SPACE, IO_FAILED
+   */
+  async putBase(session: Session, point: JournalPoint): Promise<void> {
+    const stored: StoredBase = { format: 'understudy-session-base', version: VERSION, point };
+    await writeDurably(join(this.directoryOf(session), BASE_NAME), `${JSON.stringify(stored, null, 2)}\n`);
+  }
+
+  /** Undefined before the first. @throws ApplianceError IO_FAILED, REPOSITORY_FORMAT */
+  async base(session: Session): Promise<JournalPoint | undefined> {
+    const path = join(this.directoryOf(session), BASE_NAME);
+    if (!(await this.#names(this.directoryOf(session))).includes(BASE_NAME)) return undefined;
+    const { format, version, point } = await readStored<StoredBase>(path);
+    if (format !== 'understudy-session-base' || version !== VERSION) throw unreadable(path);
+    return point;
+  }
+
+  /** Bytes of its journal. @throws ApplianceError IO_FAILED */
   async logBytesOf(session: Session): Promise<number> {
     const directory = this.logDirectoryOf(session);
     let bytes = 0;
@@ -133,7 +165,7 @@ export class SessionStore {
   }
 
   async #read(path: string, id: string): Promise<Session> {
-    const { format, version, ...session } = await readStored(path);
+    const { format, version, ...session } = await readStored<StoredSession>(path);
     if (format !== 'understudy-session' || version !== VERSION || session.id !== id) {
       throw unreadable(path);
     }
@@ -150,7 +182,24 @@ export class SessionStore {
   }
 }
 
-async function readStored(path: string): Promise<StoredSession> {
+/**
+ * Under which machine the recovery points of a session are listed: its domain's, unless that is the original's, whose points
+ * are another history.
+ */
+export function historyIdOf({ id, machineId, point }: Session): MachineId {
+  const own = parseMachineId(machineId);
+  if (own !== point.machine.id) return own;
+  const digits = createHash('sha256').update(`understudy session ${id}`).digest('hex');
+  const part = (from: number, to: number): string => digits.slice(from, to);
+  return parseMachineId(`${part(0, 8)}-${part(8, 12)}-8${part(12, 15)}-8${part(15, 18)}-${part(18, 30)}`);
+}
+
+/** What the uses of points by a session are called. */
+export function useBy({ name }: Session): string {
+  return `booted machine ${name}`;
+}
+
+async function readStored<Stored>(path: string): Promise<Stored> {
   let text: string;
   try {
     text = await readFile(path, 'utf8');
@@ -158,7 +207,7 @@ async function readStored(path: string): Promise<StoredSession> {
     throw storageError(error, 'read', path);
   }
   try {
-    return JSON.parse(text) as StoredSession;
+    return JSON.parse(text) as Stored;
   } catch (cause) {
     throw unreadable(path, cause);
   }

@@ -38,8 +38,15 @@ export function partsOf(directory: string, fixture: FixtureRepository, nbd: NbdS
     runtimeDirectory: directory,
     stateDirectory: directory,
     connectLibvirt: (uri) => LibvirtConnection.open(uri),
+    freezeMarker: noFreezes,
   };
 }
+
+/** For tests in which nobody freezes. */
+export const noFreezes: RecoverParts['freezeMarker'] = () => ({
+  set: () => Promise.resolve(),
+  clear: () => Promise.resolve(),
+});
 
 /** For tests without moments. */
 export const noJournals: JournalSource = {

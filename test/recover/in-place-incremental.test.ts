@@ -9,7 +9,7 @@ import { RecoverService } from '../../appliance/recover/recover-service.ts';
 import { BackupRig } from '../protect/backup-rig.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
 import { suite } from '../support/suite.ts';
-import { noJournals, tool, Watched } from './fixture.ts';
+import { noFreezes, noJournals, tool, Watched } from './fixture.ts';
 
 const test = suite('backups after a restore in place', {
   requires: [...LIBVIRT_REQUIREMENTS, 'qemu-io', 'qemu-nbd'],
@@ -31,6 +31,7 @@ test('the next backup is incremental, and holds exactly what the restore put the
       repository: rig.fixture.repository,
       catalog: rig.fixture.catalog,
       journals: noJournals,
+      freezeMarker: noFreezes,
       nbd,
       clock: systemClock,
       runtimeDirectory: directory,

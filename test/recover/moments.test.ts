@@ -7,6 +7,7 @@ import { PointExports } from '../../appliance/recover/point-exports.ts';
 import { PointUse } from '../../appliance/recover/point-use.ts';
 import { RecoverService } from '../../appliance/recover/recover-service.ts';
 import { SessionDisks } from '../../appliance/recover/session-disks.ts';
+import { SessionRegistry } from '../../appliance/recover/session-registry.ts';
 import { type Session, SessionStore } from '../../appliance/recover/session-store.ts';
 import { StateDisks } from '../../appliance/recover/state-disks.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
@@ -140,7 +141,7 @@ test('the disks of a machine booted at a moment need neither the journal nor its
     startedAt: new Date(0).toISOString(),
   };
   await store.put(session);
-  const first = t.use(new SessionDisks(parts, store));
+  const first = t.use(new SessionDisks(parts, store, new SessionRegistry(store, new PointUse(parts.repository))));
   await first.open(session);
   const expected = new Map(DISKS.map((disk) => [disk, history.at(disk, moment.sequence)] as const));
   for (const { disk, uri } of first.uris(session)) {
@@ -157,7 +158,7 @@ test('the disks of a machine booted at a moment need neither the journal nor its
   await journal.close();
   await rm(join(directory, 'journal'), { recursive: true });
 
-  const again = t.use(new SessionDisks(parts, store));
+  const again = t.use(new SessionDisks(parts, store, new SessionRegistry(store, new PointUse(parts.repository))));
   const running: Session = { ...session, phase: 'running' };
   await again.open(running);
   for (const { disk, uri } of again.uris(running)) {

@@ -7,7 +7,7 @@ import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
 import { resolveTarget, restoreDisk } from '../../appliance/recover/restore-disk.ts';
 import { StateDisks } from '../../appliance/recover/state-disks.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
-import { noise, noJournals } from './fixture.ts';
+import { noFreezes, noise, noJournals } from './fixture.ts';
 
 /* A process that is killed in the middle of a restore: `node restore-victim.ts DIRECTORY TARGET` says `writing` when it is. */
 
@@ -28,6 +28,7 @@ await restoreDisk({
     repository: fixture.repository,
     catalog: fixture.catalog,
     journals: noJournals,
+    freezeMarker: noFreezes,
     nbd,
     clock: systemClock,
     runtimeDirectory: directory,

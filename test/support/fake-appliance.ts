@@ -452,6 +452,7 @@ export class FakeAppliance implements AsyncDisposable {
       pointShow: answer('pointShow', () => fakeResults.pointShow),
       boot: answer('boot', () => fakeResults.boot),
       booted: answer('booted', () => [fakeResults.booted]),
+      rewind: answer('rewind', () => fakeStandbyResults.rewind),
       stop: answer('stop', () => fakeResults.stop),
       migrate: answer('migrate', () => fakeResults.migrate),
       standbyCreate: answer('standbyCreate', () => fakeStandbyResults.standby),

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { RewindReport } from '../../appliance/api/journal-operations.ts';
 import type {
   FailbackReport,
   FailoverReport,
@@ -9,13 +10,25 @@ import type {
 const MIB: number = 2 ** 20;
 const POINT_ID = '3f2a91c04b7d8e11';
 
-/** What the fake appliance answers about spares. */
+/** What the fake appliance answers about spares, and about a rewind. */
 export const fakeStandbyResults: {
   readonly standby: StandbySummary;
   readonly standbyTest: StandbyTestReport;
   readonly failover: FailoverReport;
   readonly failback: FailbackReport;
+  readonly rewind: RewindReport;
 } = {
+  rewind: {
+    name: 'web-3f2a',
+    machineId: '0c9d0000-0000-4000-8000-00000000abcd',
+    point: '00aa11bb22cc33dd',
+    moment: { sequence: 1200, time: '2026-11-21T10:31:07.250Z', consistency: 'crash-consistent', bookmark: null },
+    target: '11aa11bb22cc33dd',
+    bookmark: 'before the rewind to 2026-11-21T10:31:07.250Z',
+    pointBefore: '22aa11bb22cc33dd',
+    downMs: 900,
+    durationMs: 1400,
+  },
   standby: {
     name: 'web-standby',
     machine: 'web',

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
+import type { RewindReport } from '../../api/journal-operations.ts';
 import type { BootedMachine, BootReport, StopReport } from '../../api/operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
 import { formatBytes, formatDuration, formatLocalTime, formatTime, plain, shortIds } from '../format.ts';
 import { POINT_ARGUMENT } from '../point-argument.ts';
 import type { CliRun } from '../run-cli.ts';
-import { stateText } from '../state-text.ts';
+import { formatMoment, stateText } from '../state-text.ts';
 import type { Paint } from '../style.ts';
 import { type Column, renderFields, renderTable } from '../table.ts';
 import { addWide, type WideOption } from '../wide-option.ts';
@@ -49,6 +50,20 @@ export function addBoot(program: Command, cli: CliRun): void {
     ],
     options: addWide,
     action: booted,
+  });
+  defineCommand(program, cli, {
+    usage: 'rewind <moment>',
+    summary: 'give a machine that runs from the appliance back a state that it had',
+    description:
+      'Switches a booted machine off as if its plug was pulled, gives its disks the state that it had at a moment, and ' +
+      'starts it again. The moment is named like any other, NAME@TIME, with the name of the booted machine; `understudy ' +
+      'timeline NAME` shows what there is. Nothing that it wrote since is lost: the last moment before gets a bookmark, and ' +
+      'rewinding to that undoes it.',
+    examples: [
+      ['understudy rewind web-test@"5 minutes ago"', 'what it was five minutes ago'],
+      ['understudy rewind web-test@bookmark:"before the upgrade"', 'what it was then'],
+    ],
+    action: rewind,
   });
   defineCommand<{ readonly discard?: boolean }>(program, cli, {
     usage: 'stop <name>',
@@ -107,6 +122,11 @@ export function bootedTable(
   return renderTable(machines, columns, paint) + (problems.length === 0 ? '' : `\n${problems.join('')}`);
 }
 
+async function rewind(run: CommandRun, [point = '']: readonly string[]): Promise<Outcome> {
+  const report = await run.callService('rewind', { point });
+  return { value: report, text: renderRewind(report, run) };
+}
+
 async function stop(
   run: CommandRun,
   [name = '']: readonly string[],
@@ -139,6 +159,16 @@ function renderBoot(report: BootReport, run: CommandRun): string {
   const changes = report.changes.map((change) => `  - ${plain(change)}\n`);
   const changed = changes.length === 0 ? '' : `\nChanged to start it here:\n${changes.join('')}`;
   return `${paint(['bold', 'green'], name)} runs, ${formatDuration(report.durationMs)} after the call.\n${facts}${changed}\n\`understudy stop ${name}\` stops it; add --discard to remove all of it.\n`;
+}
+
+function renderRewind(report: RewindReport, { paint }: CommandRun): string {
+  const name = plain(report.name);
+  const what = report.moment === null ? `the recovery point ${report.target}` : formatMoment(report.moment.time);
+  return (
+    `${paint(['bold', 'green'], name)} is what it was at ${what}, and runs; it was off for ${formatDuration(report.downMs)}.\n` +
+    `What it was before is the recovery point ${report.pointBefore}.\n` +
+    `\`understudy rewind '${name}@bookmark:"${plain(report.bookmark)}"'\` undoes this.\n`
+  );
 }
 
 function renderStop(report: StopReport): string {

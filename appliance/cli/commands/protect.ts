@@ -148,6 +148,7 @@ export function protectionTable(machines: readonly ProtectionReport[], paint: Pa
 }
 
 function modeOf({ mode, intervalMs }: ProtectionReport): string {
+  if (mode === 'stage') return 'on stage';
   if (mode === 'writes') return 'writes';
   return intervalMs === null ? 'intervals' : `each ${formatDuration(intervalMs)}`;
 }

@@ -6,9 +6,10 @@ import { storageError } from '../../core/file-system.ts';
 import { invariant } from '../../core/invariant.ts';
 import { readMachine } from '../../hypervisor/libvirt/read-machine.ts';
 import type { RecoverContext } from '../context.ts';
-import type { Overlay } from '../overlay.ts';
 import { replaceContent } from '../replace-content.ts';
+import type { SessionHistory } from '../session-history.ts';
 import type { Session } from '../session-store.ts';
+import { foldedRanges } from './folded-ranges.ts';
 import { checkDisks, InPlaceDisks } from './in-place-disks.ts';
 import { bootedSpare, isOff, type Original, requireOriginal, switchOff } from './original.ts';
 import { type Copied, ReturnCopy } from './return-copy.ts';
@@ -44,7 +45,7 @@ export interface FailbackReport {
 
 interface Spare {
   readonly session: Session;
-  readonly overlay: Overlay;
+  readonly history: SessionHistory;
   /** Undefined when it is not defined any more. */
   readonly machine: Original | undefined;
 }
@@ -162,9 +163,12 @@ export class Failback {
     how: { readonly method: FailbackReport['method']; readonly isForced: boolean },
   ): Promise<Copied & { readonly rounds: number; readonly offMs: number }> {
     const { parts } = this.#standbys;
-    const { session, overlay, machine } = await this.#spare(standby);
+    const { session, history, machine } = await this.#spare(standby);
     await using targets = await InPlaceDisks.open(parts, original, session.point.disks);
-    const copy = new ReturnCopy({ disks: session.point.disks, overlay, targets, context: this.#context });
+    // What is newer than a round is found in the live index, which has to keep it.
+    using _ = await history.holdFolding();
+    const folded = await foldedRanges(parts.repository, session.point, history.base);
+    const copy = new ReturnCopy({ disks: session.point.disks, history, folded, targets, context: this.#context });
     if (how.method === 'everything') await copy.everything();
     let rounds = how.method === 'everything' ? 1 : 0;
     const isRunning = machine !== undefined && !(await isOff(machine.domain));
@@ -177,11 +181,11 @@ export class Failback {
       await switchOff(machine, { isForced: how.isForced, clock: parts.clock, signal: this.#context.signal });
     }
     const offMs = parts.clock.elapsedMs();
-    const sequence = overlay.log.lastSequence;
+    const writtenBytes = history.log.writtenBytes;
     await copy.round();
     const copied = await copy.verify();
     const isStillOff = machine === undefined || (await isOff(machine.domain));
-    if (!isStillOff || overlay.log.lastSequence !== sequence) {
+    if (!isStillOff || history.log.writtenBytes !== writtenBytes) {
       throw new ApplianceError(
         'DOMAIN_WRONG_STATE',
         `${standby.name} was started during the last round of the failback`,
@@ -226,12 +230,12 @@ export class Failback {
   async #spare(standby: Standby): Promise<Spare> {
     const { parts, machines } = this.#standbys;
     const found = machines.find(standby.name);
-    if (found?.overlay === undefined) {
+    if (found?.history === undefined) {
       throw new ApplianceError('MACHINE_NOT_FOUND', `the disks of ${standby.name} are not served`, {
         hint: `Start it with \`understudy failover ${standby.machine.name}\`.`,
       });
     }
-    return { session: found.session, overlay: found.overlay, machine: await bootedSpare(parts, standby) };
+    return { session: found.session, history: found.history, machine: await bootedSpare(parts, standby) };
   }
 
   #put(standby: Standby, takeover: Takeover): Promise<Standby> {

@@ -254,14 +254,14 @@ export class Failover {
   async #answer(standby: Standby): Promise<Awaited<ReturnType<typeof untilGuestAnswers>> | undefined> {
     const { parts, machines } = this.#standbys;
     const machine = await this.#spare(standby);
-    const log = machines.find(standby.name)?.overlay?.log;
+    const log = machines.find(standby.name)?.history?.log;
     if (machine === undefined || log === undefined) return undefined;
     this.#step(`waiting for the guest of ${standby.name}`, 3);
     try {
       const { clock } = parts;
       return await untilGuestAnswers({
         machine,
-        writtenBytes: () => log.sizeBytes,
+        writtenBytes: () => log.writtenBytes,
         clock,
         signal: this.#context.signal,
       });

@@ -10,7 +10,7 @@ export type AnswerKind = 'agent' | 'disk-writes';
 
 export interface GuestWatch {
   readonly machine: Original;
-  /** Of the log of its disks: it grows when the guest writes. */
+  /** To its disks. */
   readonly writtenBytes: () => number;
   readonly clock: Clock;
   readonly signal: AbortSignal;

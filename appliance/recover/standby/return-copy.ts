@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type Range, totalLength } from '../../core/extents.ts';
+import { normalizeRanges, type Range, totalLength } from '../../core/extents.ts';
 import type { PointDisk } from '../../repository/manifest.ts';
 import type { RecoverContext } from '../context.ts';
-import type { Overlay } from '../overlay.ts';
+import type { SessionHistory } from '../session-history.ts';
 import { updateDevice } from '../update-device.ts';
 import { changesSince, copyRanges, verifyRanges } from './copy-back.ts';
 import type { InPlaceDisks } from './in-place-disks.ts';
@@ -18,16 +18,20 @@ export interface Copied {
 export interface ReturnCopyOptions {
   /** Disk n of the log is disk n here. */
   readonly disks: readonly PointDisk[];
-  readonly overlay: Overlay;
+  /** Nothing of it is folded meanwhile. */
+  readonly history: Pick<SessionHistory, 'overlay' | 'log'>;
+  /** What was folded before, by disk: it has left the log's index. */
+  readonly folded: ReadonlyMap<string, readonly Range[]>;
   readonly targets: InPlaceDisks;
   readonly context: RecoverContext;
 }
 
-/** Copies what a session's log holds to the disks beneath, in rounds: each brings what came since the one before. */
+/** Copies what a session has written to the disks that it began with, in rounds: each brings what came since the one before. */
 export class ReturnCopy {
   readonly #options: ReturnCopyOptions;
   /** The place in the log up to which everything is in the targets. */
   #after = 0;
+  #hasFolded = false;
   readonly #written = new Map<string, Range[]>();
   #copiedBytes = 0;
   #zeroedBytes = 0;
@@ -38,8 +42,9 @@ export class ReturnCopy {
 
   /** Compares whole disks and copies what differs. What the guest writes meanwhile comes with the next round. */
   async everything(): Promise<void> {
-    const { disks, overlay, targets, context } = this.#options;
-    const [newest] = this.#changes();
+    const { disks, history, targets, context } = this.#options;
+    const { overlay } = history;
+    const [newest] = this.#changes(0);
     for (const disk of disks) {
       const target = targets.device(disk.name);
       const { writtenBytes, zeroedBytes } = await updateDevice(overlay.device(disk), target, {
@@ -52,12 +57,14 @@ export class ReturnCopy {
       this.#zeroedBytes += zeroedBytes;
     }
     this.#after = newest;
+    this.#hasFolded = true;
   }
 
   /** Copies what came since the last round. Settles with its bytes, zeroes apart. */
   async round(): Promise<number> {
-    const { overlay, targets, context } = this.#options;
-    const [newest, changes] = this.#changes();
+    const { history, targets, context } = this.#options;
+    const { overlay } = history;
+    const [newest, changes] = this.#changes(this.#after, !this.#hasFolded);
     let bytes = 0;
     for (const [disk, { data, zeroes }] of changes) {
       context.onProgress({ phase: `copying ${disk.name}`, done: bytes, total: 0, unit: 'bytes' });
@@ -70,14 +77,16 @@ export class ReturnCopy {
     }
     this.#copiedBytes += bytes;
     this.#after = newest;
+    this.#hasFolded = true;
     return bytes;
   }
 
-  /** Reads everything back that was written, and everything that the log holds, and compares. @throws ApplianceError VERIFY_FAILED */
+  /** Reads everything back that was written, and everything that the session wrote, and compares. @throws ApplianceError VERIFY_FAILED */
   async verify(): Promise<Copied> {
-    const { overlay, targets, context } = this.#options;
+    const { history, targets, context } = this.#options;
+    const { overlay } = history;
     let [changedBytes, verifiedBytes] = [0, 0];
-    const [, all] = this.#changes(0);
+    const [, all] = this.#changes(0, true);
     for (const [disk, { data, zeroes }] of all) {
       changedBytes += totalLength(data);
       const ranges = [...(this.#written.get(disk.name) ?? []), ...data, ...zeroes];
@@ -93,12 +102,13 @@ export class ReturnCopy {
   }
 
   /** In one turn over all disks, so that one place in the log bounds them. */
-  #changes(after: number = this.#after): [number, [PointDisk, ReturnType<typeof changesSince>][]] {
-    const { disks, overlay } = this.#options;
-    const changes = disks.map((disk, index): [PointDisk, ReturnType<typeof changesSince>] => [
-      disk,
-      changesSince(overlay.log, index, { sizeBytes: disk.sizeBytes, after }),
-    ]);
+  #changes(after: number, withFolded = false): [number, [PointDisk, ReturnType<typeof changesSince>][]] {
+    const { disks, history, folded } = this.#options;
+    const changes = disks.map((disk, index): [PointDisk, ReturnType<typeof changesSince>] => {
+      const found = changesSince(history.log, index, { sizeBytes: disk.sizeBytes, after });
+      const before = withFolded ? (folded.get(disk.name) ?? []) : [];
+      return [disk, { ...found, data: normalizeRanges([...before, ...found.data]) }];
+    });
     return [Math.max(after, ...changes.map(([, { newest }]) => newest)), changes];
   }
 

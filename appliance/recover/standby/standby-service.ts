@@ -188,7 +188,7 @@ export class StandbyService {
     const ending = new AbortController();
     const signal = AbortSignal.any([context.signal, ending.signal]);
     const path = machines.consolePathOf(found.session);
-    const writtenBytes = (): number => found.overlay?.log.sizeBytes ?? 0;
+    const writtenBytes = (): number => found.history?.log.writtenBytes ?? 0;
     const answering = untilGuestAnswers({ machine, writtenBytes, clock, signal });
     const showing = pattern === undefined ? Promise.resolve(null) : untilConsoleShows({ path, pattern, clock, signal });
     try {
