@@ -96,6 +96,8 @@ export interface QemuNbdImage {
   readonly socketPath: string;
   readonly bitmap?: string;
   readonly isWritable?: boolean;
+  /** What was written is of no interest: it is not flushed in the end. */
+  readonly isKilled?: boolean;
 }
 
 /** `qemu-nbd` with its defaults: reads through the page cache, up to 8 connections. */
@@ -103,7 +105,8 @@ export function serveByQemu(image: QemuNbdImage): Promise<ServerProcess> {
   const args = ['--persistent', '--shared=8', '--format', image.format, '--socket', image.socketPath];
   if (image.isWritable !== true) args.push('--read-only');
   if (image.bitmap !== undefined) args.push('--bitmap', image.bitmap);
-  return ServerProcess.start('qemu-nbd', [...args, image.path], { socketPath: image.socketPath });
+  const stop = image.isKilled === true ? { stopSignal: 'SIGKILL' as const } : {};
+  return ServerProcess.start('qemu-nbd', [...args, image.path], { socketPath: image.socketPath, ...stop });
 }
 
 function answers(socketPath: string): Promise<boolean> {

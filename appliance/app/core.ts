@@ -25,6 +25,9 @@ import { RuntimeLease } from './runtime-lease.ts';
 import { standbyPorts } from './standby-ports.ts';
 import type { StateDirectory } from './state-directory.ts';
 
+/** Connections to one libvirt that the sessions of its machines share; the first is for everything else, too. */
+const SESSION_LANES = 3;
+
 /** What stays the same while the appliance is open, whatever becomes of the catalog. */
 export interface Foundation {
   readonly state: StateDirectory;
@@ -101,7 +104,7 @@ export async function startCore(
       runtimeDirectory,
       stateDirectory: state.path,
       scratchDirectory,
-      connect: (uri) => connections.get(uri),
+      connect: (uri, machineId) => connections.get(uri, machineId === undefined ? 0 : laneOf(machineId)),
       settings: DEFAULT_SESSION_SETTINGS,
       onNotice,
     }),
@@ -145,4 +148,9 @@ async function prepareDirectory(path: string, mode: number): Promise<string> {
   } catch (error) {
     throw storageError(error, 'create the directory', path);
   }
+}
+
+/** The same for a machine at all times: its calls keep their order. */
+function laneOf(machineId: MachineId): number {
+  return Number.parseInt(machineId.slice(-4), 16) % SESSION_LANES;
 }

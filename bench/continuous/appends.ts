@@ -59,7 +59,7 @@ async function intoRawFile(bench: ContinuousRun, path: string): Promise<number> 
   await using file = await open(path, 'w');
   await file.truncate(DISK_BYTES);
   const socketPath = bench.workspace.socketPath('qemu');
-  await using server = await serveByQemu({ path, format: 'raw', socketPath, isWritable: true });
+  await using server = await serveByQemu({ path, format: 'raw', socketPath, isWritable: true, isKilled: true });
   return await load(bench, server.uri());
 }
 

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 import { LibvirtConnection } from './connection.ts';
 
-/** One connection per URI, opened when it is first needed and again after it was lost. */
+/** One connection per URI and lane, opened when it is first needed and again after it was lost. */
 export class ConnectionCache implements AsyncDisposable {
   readonly #open = new Map<string, Promise<LibvirtConnection>>();
 
-  /** Throws what `LibvirtConnection.open` throws. The connection belongs to the cache: do not close it. */
-  async get(uri: string): Promise<LibvirtConnection> {
-    const known = this.#open.get(uri);
+  /**
+   * The calls of one connection wait for one another; what must not wait takes another lane, a small number. Throws what
+   * `LibvirtConnection.open` throws. The connection belongs to the cache: do not close it.
+   */
+  async get(uri: string, lane: number = 0): Promise<LibvirtConnection> {
+    const key = `${lane} ${uri}`;
+    const known = this.#open.get(key);
     if (known !== undefined) {
       const [settled] = await Promise.allSettled([known]);
       if (settled.status === 'fulfilled' && settled.value.isOpen) return settled.value;
-      if (this.#open.get(uri) === known) this.#open.delete(uri);
-      return this.get(uri);
+      if (this.#open.get(key) === known) this.#open.delete(key);
+      return this.get(uri, lane);
     }
     const opening = LibvirtConnection.open(uri);
-    this.#open.set(uri, opening);
+    this.#open.set(key, opening);
     return opening;
   }
 

@@ -8,6 +8,7 @@ import { MirrorLines } from '../../cbt/mirror-lines.ts';
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import { storageError } from '../../core/file-system.ts';
+import type { MachineId } from '../../core/ids.ts';
 import type { LibvirtConnection } from '../../hypervisor/libvirt/connection.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
@@ -32,7 +33,8 @@ export interface ContinuousParts {
   /** Absolute. Journals live in `journals/<machine>` beneath it. */
   readonly stateDirectory: string;
   readonly scratchDirectory: string;
-  readonly connect: (uri: string) => Promise<LibvirtConnection>;
+  /** Calls for one machine may wait for calls for it, and for few others'. */
+  readonly connect: (uri: string, machineId?: MachineId) => Promise<LibvirtConnection>;
   readonly settings: SessionSettings;
   readonly onNotice: (sentence: string) => void;
 }
@@ -130,7 +132,7 @@ export class ProtectedMachine {
     const { clock, repository, catalog, settings } = this.#parts;
     const journal = await this.journal();
     const { machineId, intervalMs, durability } = this.#record;
-    const connect = (): Promise<LibvirtConnection> => this.#parts.connect(this.#record.connect);
+    const connect = (): Promise<LibvirtConnection> => this.#parts.connect(this.#record.connect, machineId);
     const { protect, runtimeDirectory, scratchDirectory, stateDirectory, onNotice } = this.#parts;
     const sources = new MachineSources({
       record: this.#record,
