@@ -17,7 +17,8 @@ test('after kills of machine and service, newest state and moments have each com
       throw new Error(rounds.rig.steps.join('; '), { cause });
     });
   }
-  // Two moments and the end of the stretch; the newest state and two moments; and the original before, after.
-  assert.equal(rounds.rig.databasesChecked, 3 + 3 + 2);
+  // Two moments, the end of the stretch and the state that was caught up to; the newest state and two moments; and the original
+  // before, after.
+  assert.equal(rounds.rig.databasesChecked, 4 + 3 + 2);
   assert.ok(rounds.rig.commitsChecked > 0);
 });
