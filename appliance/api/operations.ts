@@ -159,6 +159,8 @@ export interface ProtectionReport {
   /** When the journal was last folded into a recovery point, and why the last attempt failed. */
   readonly lastFold: string | null;
   readonly foldProblem: string | null;
+  /** What is wrong besides, in sentences without a full stop. */
+  readonly problems: readonly string[];
   /** How the machine was taken up after the last interruption of `writes`; null when there was none. */
   readonly resync: ResyncReport | null;
   /** The states that it went through, oldest first. */

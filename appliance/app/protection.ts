@@ -6,6 +6,7 @@ import type { ContinuousService, ProtectionStatus } from '../protect/continuous/
 import type { Resync } from '../protect/continuous/session.ts';
 import type { BootedProtection } from '../recover/booted-histories.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { Journal } from '../volume/journal.ts';
 import { DEFAULT_WINDOW_MS } from '../volume/journal.ts';
 import { type AmountLimits, parseBytes, parseDuration } from './amounts.ts';
 import type { Core } from './core.ts';
@@ -143,6 +144,7 @@ async function protectionReport(status: ProtectionStatus, clock: Clock): Promise
     gaps: kept.gaps,
     lastFold: session === undefined || session.lastFoldMs === null ? null : isoOfMs(session.lastFoldMs),
     foldProblem: session?.foldProblem ?? null,
+    problems: problemsOf(session?.foldProblem ?? null, journal, nowUs),
     resync: resyncReport(session?.resync ?? null),
     history: (session?.history ?? []).map(({ atMs, state, mode, reason }) => ({
       at: isoOfMs(atMs),
@@ -168,7 +170,8 @@ function resyncReport(resync: Resync | null): ResyncReport | null {
 
 async function stageReport(booted: BootedProtection, clock: Clock): Promise<ProtectionReport> {
   const { session, history, isProtected, isServed, state, problem } = booted;
-  const { lastUs: _, ...kept } = await journalFacts(history?.journal, Math.floor(clock.nowMs() * 1000));
+  const nowUs = Math.floor(clock.nowMs() * 1000);
+  const { lastUs: _, ...kept } = await journalFacts(history?.journal, nowUs);
   const reason = isServed ? `the machine is ${state}` : 'its disks are not served';
   return {
     machine: booted.listedName,
@@ -190,8 +193,24 @@ async function stageReport(booted: BootedProtection, clock: Clock): Promise<Prot
     resync: null,
     lastFold: history === undefined || history.lastFoldMs === null ? null : isoOfMs(history.lastFoldMs),
     foldProblem: history?.foldProblem ?? null,
+    problems: problemsOf(history?.foldProblem ?? null, history?.journal, nowUs),
     history: [],
   };
+}
+
+/** More than a clock is corrected by in passing. */
+const CLOCK_BEHIND_US = 60_000_000;
+
+function problemsOf(foldProblem: string | null, journal: Journal | undefined, nowUs: number): string[] {
+  const problems: string[] = [];
+  if (foldProblem !== null) problems.push(`no recovery point could be folded: ${foldProblem}`);
+  const keeping = journal?.keepingProblem;
+  if (keeping !== undefined) problems.push(`the journal could not be sealed or shortened: ${keeping.message}`);
+  const newestUs = journal?.newest.timeUs ?? 0;
+  if (newestUs > nowUs + CLOCK_BEHIND_US) {
+    problems.push(`the clock was set back: until ${isoOfUs(newestUs)} name moments by bookmark: or seq:, not by time`);
+  }
+  return problems;
 }
 
 type JournalFacts = Pick<ProtectionReport, 'bytesPerSecond' | 'window' | 'gaps'> & {

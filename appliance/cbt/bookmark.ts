@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { checkBookmarkName } from '../core/bookmark-name.ts';
 import { type FreezableGuest, type FreezeMarker, withFrozenGuest } from './quiesce.ts';
 
 /** What a bookmark can promise of the state that it names. */
@@ -25,10 +26,11 @@ export interface Bookmarked<Moment> {
  * and a write is in the journal before the guest sees it complete. A guest that cannot be frozen is bookmarked all the same,
  * as crash-consistent. When it turns out afterwards that the guest was thawed too early, the name moves to a second,
  * crash-consistent bookmark behind the first, since the newest of a name counts.
- * @throws what `mark` throws; the guest is thawed in every case
+ * @throws as `checkBookmarkName`, before anything is frozen; what `mark` throws; the guest is thawed in every case
  */
 export async function bookmarkFrozen<Moment>(request: BookmarkRequest<Moment>): Promise<Bookmarked<Moment>> {
   const { guest, marker, name, mark } = request;
+  checkBookmarkName(name);
   const { result, isFrozen, notices } = await withFrozenGuest(guest, marker, async (wasFrozen) => {
     const consistency = wasFrozen ? 'file-system-consistent' : 'crash-consistent';
     return { moment: await mark(name, consistency), consistency } as const;

@@ -160,7 +160,11 @@ export const ERROR_CODES = {
   },
   POINT_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the points with `understudy points`.' },
   POINT_AMBIGUOUS: { retry: 'never', exit: 'usage', hint: 'Give more characters of the id.' },
-  POINT_IN_USE: { retry: 'transient', exit: 'busy', hint: 'Stop the machine or the export that uses it first.' },
+  POINT_IN_USE: {
+    retry: 'transient',
+    exit: 'busy',
+    hint: 'Stop the machine or the export that uses it first; what a journal needs can go when its window has passed.',
+  },
   MACHINE_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the machines with `understudy machine list`.' },
   DISK_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'Show the disks with `understudy point show`.' },
 
@@ -179,7 +183,7 @@ export const ERROR_CODES = {
   MOMENT_NOT_FOUND: {
     retry: 'never',
     exit: 'notFound',
-    hint: 'The journal does not reach there; see `understudy timeline`, and `understudy points` for what is older.',
+    hint: 'See `understudy timeline` for what the journal holds, and `understudy points` for what is older.',
   },
 
   // hypervisor

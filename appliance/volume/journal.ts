@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { checkBookmarkName } from '../core/bookmark-name.ts';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { makeDirectoryDurably } from '../core/durable-file.ts';
 import { ApplianceError } from '../core/errors.ts';
@@ -59,8 +60,6 @@ const MAINTENANCE_MS: number = 5 * 60_000;
 export const DEFAULT_WINDOW_MS: number = 24 * 3_600_000;
 /** Plain blocks of sealed segments that are kept in memory. */
 const CACHE_BYTES: number = 32 * 1024 * 1024;
-/** Longest name of a bookmark, in characters. */
-const MAX_BOOKMARK_NAME = 200;
 /** Longest reason that is written, in characters. */
 const MAX_REASON = 500;
 
@@ -267,12 +266,10 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /**
    * Gives this moment a name; durable when it settles. Names need not be unique: the newest counts.
-   * @throws ApplianceError MOMENT_IN_GAP outside of a stretch; BAD_ARGUMENT for a name that is empty or too long
+   * @throws ApplianceError MOMENT_IN_GAP outside of a stretch; BAD_ARGUMENT as `checkBookmarkName`
    */
   async bookmark(name: string, consistency: Consistency): Promise<Moment> {
-    if (name.length === 0 || name.length > MAX_BOOKMARK_NAME) {
-      throw new ApplianceError('BAD_ARGUMENT', `a bookmark's name has 1 to ${MAX_BOOKMARK_NAME} characters`);
-    }
+    checkBookmarkName(name);
     if (!this.isStretchAsked) {
       throw new ApplianceError('MOMENT_IN_GAP', 'no consistent state is recorded now, so there is nothing to bookmark');
     }
@@ -342,6 +339,7 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
       const names = this.history.bookmarks().map(({ name }) => name);
       throw new ApplianceError('MOMENT_NOT_FOUND', `no bookmark is called ${JSON.stringify(wish.bookmark)}`, {
         details: { bookmarks: names.slice(-20) },
+        hint: names.length === 0 ? 'The journal has no bookmarks.' : `The newest ones are ${quoted(names.slice(-5))}.`,
       });
     }
     const now = this.now();
@@ -454,4 +452,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     }
     return first;
   }
+}
+
+function quoted(names: readonly string[]): string {
+  return names.map((name) => JSON.stringify(name)).join(', ');
 }

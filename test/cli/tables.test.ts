@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { BootedMachine, MachineDisk, MachineSummary, PointSummary } from '../../appliance/api/operations.ts';
 import { bootedTable } from '../../appliance/cli/commands/boot.ts';
+import { troublesOf } from '../../appliance/cli/commands/protect.ts';
 import { shortIds } from '../../appliance/cli/format.ts';
 import { runCommand } from '../support/cli-harness.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
@@ -129,4 +130,17 @@ test('a timeline shows rates, stretches, gaps, points and bookmarks where they a
   assert.equal((await row('writes')).trim().replaceAll(/ +/g, ' '), '█ ▄');
   const journal = (await row('journal')).padEnd(66);
   assert.equal(journal, `${' '.repeat(5)}·${'━'.repeat(27)}·  ·${'━'.repeat(29)}`);
+});
+
+test('why a machine is not protected, and what else is wrong with it, is said without being asked', () => {
+  const paint = (_style: unknown, text: string): string => text;
+  assert.equal(troublesOf(fakeResults.protection, paint), '');
+  const problems = ['no recovery point could be folded: the disk is full'];
+  assert.equal(
+    troublesOf(
+      { ...fakeResults.protection, state: 'behind', reason: 'the connection of vda was cut', problems },
+      paint,
+    ),
+    'web is behind: the connection of vda was cut\nweb: no recovery point could be folded: the disk is full\n',
+  );
 });

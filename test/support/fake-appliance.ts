@@ -285,6 +285,7 @@ export const fakeResults: {
     gaps: [{ from: '2026-11-21T12:58:00.000Z', to: '2026-11-21T13:00:00.000Z', reason: 'the machine was shut off' }],
     lastFold: '2026-11-21T14:00:00.000Z',
     foldProblem: null,
+    problems: [],
     resync: null,
     windowMs: 86_400_000,
     windowBytes: null,

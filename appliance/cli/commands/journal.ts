@@ -176,6 +176,12 @@ async function bookmark(run: CommandRun, [machine = '', name = '']: readonly str
 function renderBookmark(report: BookmarkReport, { paint }: CommandRun): string {
   const name = paint('bold', plain(report.bookmark));
   const notices = report.notices.map((notice) => `  - ${plain(notice)}\n`).join('');
-  const state = `${plain(report.machine)}@bookmark:"${plain(report.bookmark)}"`;
-  return `${name}: ${formatTime(report.time)}, sequence ${report.sequence}, ${report.consistency}.\n${notices}\`understudy boot '${state}'\` starts that state.\n`;
+  const state = shellQuoted(
+    `${plain(report.machine)}@bookmark:"${report.bookmark.replaceAll(/["\\]/g, String.raw`\$&`)}"`,
+  );
+  return `${name}: ${formatTime(report.time)}, sequence ${report.sequence}, ${report.consistency}.\n${notices}\`understudy boot ${state}\` starts that state.\n`;
+}
+
+function shellQuoted(text: string): string {
+  return `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

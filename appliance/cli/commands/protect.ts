@@ -4,7 +4,7 @@ import type { ProtectionReport, ResyncReport } from '../../api/operations.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
-import { count, formatBytes, formatDuration, formatLocalTime, formatRate, formatTime, plain } from '../format.ts';
+import { formatBytes, formatDuration, formatLocalTime, formatRate, formatTime, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import type { Paint } from '../style.ts';
 import { type Column, renderFields, renderTable } from '../table.ts';
@@ -91,8 +91,10 @@ async function protect(run: CommandRun, [target = '']: readonly string[], option
     defined({ target, interval, durability, window, windowSize, connect: run.connect }),
   );
   const what = report.intervalMs === null ? 'Every write' : `A state each ${formatDuration(report.intervalMs)}`;
+  const when =
+    report.state === 'protected' ? 'is kept from now on' : 'will be kept as soon as its state is `protected`';
   const text =
-    `${what} of ${run.paint('bold', plain(report.machine))} is kept from now on.\n` +
+    `${what} of ${run.paint('bold', plain(report.machine))} ${when}.\n` +
     `State: ${report.state} (${plain(report.reason)}); \`understudy protection\` follows it.\n`;
   return { value: report, text };
 }
@@ -120,7 +122,7 @@ async function protection(
       pause === undefined
         ? await run.callService('protectionResume', { name })
         : await run.callService('protectionPause', defined({ name, for: length }));
-    return { value: report, text: `${plain(report.machine)}: ${report.state}, ${plain(report.reason)}\n` };
+    return { value: report, text: `${stateLine(report)}\n` };
   }
   const machines = await listProtection(run);
   if (machines.length === 0) {
@@ -128,8 +130,22 @@ async function protection(
     return { value: machines, text };
   }
   const table = protectionTable(machines, run.paint);
-  const details = wide === true ? machines.map((machine) => `\n${detailsOf(machine, run.paint)}`).join('') : '';
+  const details =
+    wide === true
+      ? machines.map((machine) => `\n${detailsOf(machine, run.paint)}`).join('')
+      : machines.map((machine) => troublesOf(machine, run.paint)).join('');
   return { value: machines, text: table + details };
+}
+
+function stateLine({ machine, state, reason }: ProtectionReport): string {
+  return `${plain(machine)} is ${state}: ${plain(reason)}`;
+}
+
+/** Why a machine is not protected, and what else is wrong with it: nobody may have to ask for that. */
+export function troublesOf(report: ProtectionReport, paint: Paint): string {
+  const lines = report.problems.map((problem) => `${plain(report.machine)}: ${plain(problem)}`);
+  if (report.state !== 'protected') lines.unshift(stateLine(report));
+  return lines.map((line) => `${paint('yellow', line)}\n`).join('');
 }
 
 /** The machines as text. */
@@ -154,7 +170,7 @@ function modeOf({ mode, intervalMs }: ProtectionReport): string {
 }
 
 function detailsOf(report: ProtectionReport, paint: Paint): string {
-  const { gaps, window, lastFold, foldProblem, resync } = report;
+  const { gaps, window, lastFold, problems, resync } = report;
   const shown = gaps.slice(-5).map(({ from, to, reason }): readonly [string, string] => {
     const until = to === null ? 'now' : formatTime(to);
     return ['gap', `${formatTime(from)} to ${until}: ${plain(reason)}`];
@@ -166,9 +182,9 @@ function detailsOf(report: ProtectionReport, paint: Paint): string {
     ['window', windowText(report)],
     ['moments', window === null ? 'none yet' : `${formatTime(window.from)} to ${formatTime(window.to)}`],
     ['last fold', lastFold === null ? 'none yet' : formatTime(lastFold)],
-    ...(foldProblem === null ? [] : [['fold failed', plain(foldProblem)] as const]),
+    ...problems.map((problem) => ['problem', plain(problem)] as const),
     ...(resync === null ? [] : [['taken up', resyncText(resync)] as const]),
-    ['gaps', count(gaps.length, 'gap')],
+    ['gaps', gaps.length === 0 ? 'none' : String(gaps.length)],
     ...shown,
   ];
   return `${paint('bold', plain(report.machine))}\n${renderFields(fields, paint)}`;

@@ -8,7 +8,7 @@ import type {
 } from '../../api/standby-operations.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';
-import { formatBytes, formatDuration, plain } from '../format.ts';
+import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, renderTable } from '../table.ts';
 
@@ -177,8 +177,11 @@ function renderFailover(report: FailoverReport): string {
     answeredMs === null
       ? 'its guest has not shown yet that it is up'
       : `its guest was up after ${formatDuration(answeredMs)} (${answerWords(answeredBy ?? 'disk-writes')})`;
+  const { moment, point } = report;
+  const state =
+    moment === null ? `the point ${point}` : `${formatTime(moment.time)} (seq:${moment.sequence} above ${point})`;
   const how = planned ? `${plain(machine)} is off` : `${plain(machine)} could not be reached`;
-  return `${plain(name)} runs on ${plain(report.connect)}, ${formatDuration(report.bootedMs)} after the call; ${answer}.\n${how}; the spare began with the point ${report.point}.\n\`understudy failback ${plain(machine)}\` returns.\n`;
+  return `${plain(name)} runs on ${plain(report.connect)}, ${formatDuration(report.bootedMs)} after the call; ${answer}.\n${how}; the spare began with ${state}.\n\`understudy failback ${plain(machine)}\` returns.\n`;
 }
 
 async function failback(

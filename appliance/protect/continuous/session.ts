@@ -135,6 +135,9 @@ export class ContinuousSession implements AsyncDisposable {
   }
 
   resume(): void {
+    if (this.#pauseReason !== undefined && this.#history.current.state === 'paused') {
+      this.#history.move(this.#wasProtected ? 'behind' : 'seeding', this.#mode(), 'it is taken up again');
+    }
     this.#pauseReason = undefined;
     this.#rouse('order');
   }
