@@ -23,14 +23,15 @@ export async function day(bench: ContinuousRun): Promise<Comparison[]> {
   const opened = await subject('open', directory, moments, String(bench.options.seed));
   const { openMs, momentsMs, newestMs } = parseAnswer<OpenAnswer>(opened.stdout);
   await bench.workspace.remove(directory);
+  const text = writes.toLocaleString('en-US');
   const notes = [
     `${records.toLocaleString('en-US')} records, ${(journalBytes / MIB).toFixed(0)} MiB, written and sealed in ${seconds.toFixed(0)} s; a service that starts opens it in ${openMs.toFixed(0)} ms`,
   ];
   return [
-    memory('written and sealed', filled, notes),
-    memory('read', opened, notes),
+    memory(`${text} writes, while it is written and sealed`, filled, notes),
+    memory(`${text} writes, while it is read`, opened, notes),
     opening(`any moment of it (${momentsMs.length} random ones)`, momentsMs),
-    opening('the newest moment of it, 500,000 writes above its point', newestMs),
+    opening('the newest moment of it, just before a fold is due', newestMs),
   ];
 }
 
@@ -40,7 +41,7 @@ function subject(...args: readonly string[]): Promise<ProcessFigures> {
 
 function memory(how: string, { peakRssBytes }: ProcessFigures, notes: readonly string[]): Comparison {
   return {
-    what: `memory, journal of 24 h with 10 million writes, while it is ${how}`,
+    what: `memory, journal of 24 h with ${how}`,
     unit: 'MiB',
     ours: { label: 'peak RSS, all threads', samples: [peakRssBytes / MIB] },
     other: undefined,

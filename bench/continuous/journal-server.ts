@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import { checked } from '../../appliance/block/checked-device.ts';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { parseMachineId } from '../../appliance/core/ids.ts';
 import { NbdServer } from '../../appliance/nbd/server/nbd-server.ts';
+import { AppendLatency } from '../../appliance/protect/continuous/append-latency.ts';
 import { JournalTarget } from '../../appliance/protect/continuous/journal-target.ts';
+import { MirrorTarget } from '../../appliance/protect/continuous/mirror-target.ts';
 import { DEFAULT_SESSION_SETTINGS } from '../../appliance/protect/continuous/session-settings.ts';
 import { Journal, type JournalOptions } from '../../appliance/volume/journal.ts';
 import { layeredDevice, loggedDevice } from '../../appliance/volume/logged-device.ts';
@@ -63,8 +65,18 @@ async function serve(socketPath: string, options: JournalServerOptions): Promise
   const server = await NbdServer.listen({ listen: { kind: 'unix', path: socketPath } });
   const base = memoryDevice({ sizeBytes });
   const volume = loggedDevice({ base, log: journal, disk: 0 });
-  const target = new JournalTarget({ log: journal, disk: 0, sizeBytes, durability: 'group', volume: () => volume });
-  server.addExport({ name: EXPORT_NAME, device: checked(target) });
+  const target = new MirrorTarget({
+    name: EXPORT_NAME,
+    seeding: base,
+    clock: systemClock,
+    latency: new AppendLatency(DEFAULT_SESSION_SETTINGS.latency),
+    onFailure: (error) => {
+      throw error;
+    },
+  });
+  await target.hold();
+  target.release(new JournalTarget({ log: journal, disk: 0, sizeBytes, durability: 'group', volume: () => volume }));
+  server.addExport({ name: EXPORT_NAME, device: target.device });
   let foldedTo = journal.lastSequence;
   const foldIfDue = async (): Promise<void> => {
     const { sequence } = journal.newest;
