@@ -441,12 +441,12 @@ export class BootedMachines implements AsyncDisposable {
     await this.#registry.forget(session);
   }
 
-  /** Without room it is written when there is some, before anything else is. */
+  /** Where it cannot be written (no room, a log that has failed), the journal says so before it takes anything else. */
   async #endStretch(session: Session): Promise<void> {
     try {
       await this.#disks.servedHistory(session)?.log.end('the machine was stopped');
     } catch (error) {
-      if (!hasCode(error, 'NO_SPACE')) throw error;
+      if (!(error instanceof ApplianceError)) throw error;
     }
   }
 

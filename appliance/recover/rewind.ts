@@ -10,7 +10,7 @@ import type { JournalMoment, RecoverableState } from '../volume/recoverable-stat
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
 import type { SessionDisks } from './session-disks.ts';
-import { NO_TRACKER, type SessionHistory } from './session-history.ts';
+import { type FoldingHold, NO_TRACKER, type SessionHistory } from './session-history.ts';
 import type { SessionMachines } from './session-machines.ts';
 import type { SessionRegistry } from './session-registry.ts';
 import { historyIdOf, type Session, type SessionStore } from './session-store.ts';
@@ -72,7 +72,7 @@ export class Rewinds {
     await disks.open(session, context);
     const history = await disks.history(session);
     if (history.isHeld) throw new ApplianceError('LOCKED', `what ${session.name} has written is being copied`);
-    using _ = await history.holdFolding();
+    using folding = await history.holdFolding();
     await using layer = await openLayer(history, base, state.moment);
     const step = (phase: string, done: number): void => {
       throwIfAborted(context.signal);
@@ -81,13 +81,13 @@ export class Rewinds {
     await machines.checkDefined(session);
     // Most of what is to be kept is folded while the machine runs.
     step('keeping the state before', 0);
-    await history.foldNow('before a rewind');
+    await folding.foldNow('before a rewind');
     step('switching the machine off', 1);
     const offMs = parts.clock.elapsedMs();
     const rewinding = await this.#begin(session);
     let done: Pick<RewindReport, 'bookmark' | 'pointBefore'>;
     try {
-      done = await this.#replace(rewinding, { history, base, layer, label: labelOf(state) }, step);
+      done = await this.#replace(rewinding, { history, folding, base, layer, label: labelOf(state) }, step);
     } catch (error) {
       await this.#afterFailure(rewinding, error);
       throw error;
@@ -154,6 +154,7 @@ export class Rewinds {
     session: Rewinding,
     to: {
       readonly history: SessionHistory;
+      readonly folding: FoldingHold;
       readonly base: JournalPoint;
       readonly layer: JournalView | undefined;
       readonly label: string;
@@ -161,7 +162,7 @@ export class Rewinds {
     step: (phase: string, done: number) => void,
   ): Promise<Pick<RewindReport, 'bookmark' | 'pointBefore'>> {
     const { machines, disks, parts } = this.#with;
-    const { history, base, layer, label } = to;
+    const { history, folding, base, layer, label } = to;
     const { journal, log } = history;
     await machines.powerOff(session);
     // Whatever its QEMU had sent is in the journal then, and nothing comes after it.
@@ -169,7 +170,7 @@ export class Rewinds {
     await log.begin();
     const bookmark = `before the rewind to ${label}`;
     await journal.bookmark(bookmark, 'crash-consistent');
-    const { id: pointBefore } = await history.foldNow('the state before a rewind');
+    const { id: pointBefore } = await folding.foldNow('the state before a rewind');
     await log.end('it was switched off for a rewind');
     step('bringing the state back', 2);
     const upTo = await journal.markMoment();

@@ -4,7 +4,7 @@ import { ApplianceError, systemErrorCode } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import type { PointDisk, RecoveryPoint } from '../repository/manifest.ts';
 import { foldJournal, hasChanges, type JournalPoint, type PointFile } from '../volume/fold-journal.ts';
-import { DEFAULT_FOLD_LIMITS, type FoldLimits, FoldSchedule } from '../volume/fold-schedule.ts';
+import { DEFAULT_FOLD_LIMITS, FOLDED, type FoldLimits, FoldSchedule } from '../volume/fold-schedule.ts';
 import { Journal } from '../volume/journal.ts';
 import type { Moment } from '../volume/journal-event.ts';
 import { ReplaceableDevice } from '../volume/replaceable-device.ts';
@@ -21,6 +21,12 @@ export interface HistoryParts {
   readonly store: SessionStore;
   readonly registry: SessionRegistry;
   readonly limits?: FoldLimits;
+}
+
+/** Folding stands still but for its holder. */
+export interface FoldingHold extends Disposable {
+  /** As `SessionHistory.foldNow`. */
+  foldNow(reason: string): Promise<RecoveryPoint>;
 }
 
 /** No hypervisor can tell what changed since a point of a booted machine: its disks are ours. */
@@ -44,6 +50,8 @@ export class SessionHistory implements AsyncDisposable {
   readonly #abort = new AbortController();
   #base: JournalPoint;
   #holds = 0;
+  /** Folds follow one another in the journal: each begins when the one before has ended. Never rejects. */
+  #lastFold: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | undefined;
 
   /**
@@ -122,25 +130,25 @@ export class SessionHistory implements AsyncDisposable {
   /** Folds in the background when it is time to. Problems are kept, and the next time tries again. */
   foldIfDue(): void {
     if (this.#holds > 0 || this.#closing !== undefined || !this.log.isWhole || !this.#schedule.isDue()) return;
-    this.#fold('folded from the journal').catch(() => undefined);
+    this.#fold(FOLDED).catch(() => undefined);
   }
 
   /**
    * Makes a recovery point of the newest state, which becomes the base; the base when that is the newest state.
-   * @throws ApplianceError DOMAIN_BUSY while the disks go elsewhere; those of repository, catalog and journal
+   * @throws ApplianceError DOMAIN_BUSY while the disks go elsewhere, LOCKED while folding is held; those of repository, catalog
+   *   and journal
    */
   async foldNow(reason: string): Promise<RecoveryPoint> {
-    if (!this.log.isWhole) throw new ApplianceError('DOMAIN_BUSY', 'the disks of the machine are being moved');
-    await this.#schedule.idle();
-    await this.list();
-    return (await this.#fold(reason)) ?? this.#base;
+    if (this.isHeld) throw new ApplianceError('LOCKED', `what ${this.session.name} has written is being copied`);
+    return this.#foldWhole(reason);
   }
 
-  /** Nothing is folded by itself until the result is disposed of: the live index keeps what it has. */
-  async holdFolding(): Promise<Disposable> {
+  /** Nothing is folded until the result is disposed of, but through it: the live index keeps what it has. */
+  async holdFolding(): Promise<FoldingHold> {
     this.#holds += 1;
-    await this.#schedule.idle();
+    await this.#lastFold;
     return {
+      foldNow: (reason) => this.#foldWhole(reason),
       [Symbol.dispose]: () => {
         this.#holds -= 1;
       },
@@ -177,7 +185,7 @@ export class SessionHistory implements AsyncDisposable {
   }
 
   async #finish(): Promise<void> {
-    await this.#schedule.idle();
+    await this.#lastFold;
     await this.overlay.close();
     await this.journal.close();
   }
@@ -193,16 +201,25 @@ export class SessionHistory implements AsyncDisposable {
     for (const disk of point.disks) this.#baseOf(disk).replace(openPointDevice(this.#with.parts.repository, disk));
   }
 
+  async #foldWhole(reason: string): Promise<RecoveryPoint> {
+    if (!this.log.isWhole) throw new ApplianceError('DOMAIN_BUSY', 'the disks of the machine are being moved');
+    return (await this.#fold(reason)) ?? this.#base;
+  }
+
   #fold(reason: string): Promise<RecoveryPoint | undefined> {
-    return this.#schedule.run(this.journal.newest, (upTo) => this.#foldUpTo(upTo, reason));
+    const folding = this.#lastFold.then(() =>
+      this.#schedule.run(this.journal.newest, (upTo) => this.#foldUpTo(upTo, reason)),
+    );
+    this.#lastFold = folding.catch(() => undefined);
+    return folding;
   }
 
   async #foldUpTo(upTo: Moment, reason: string): Promise<RecoveryPoint | undefined> {
     const { repository, catalog, clock } = this.#with.parts;
     const { journal } = this;
     const base = this.#base;
-    if (upTo.sequence <= base.journal.sequence) return undefined;
     await this.list();
+    if (upTo.sequence <= base.journal.sequence) return undefined;
     // The point says that it holds every record up to a number: none of them may be lost and its number used again.
     await journal.flush();
     await using layer = await journal.openView(base.journal.sequence, upTo.sequence);

@@ -4,6 +4,9 @@ import { toError } from '../core/errors.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Moment } from './journal-event.ts';
 
+/** The reason of points that are folded by themselves; only such are ever thinned out. */
+export const FOLDED: string = 'folded from the journal';
+
 /** When a journal is folded. All times in milliseconds. */
 export interface FoldLimits {
   /** A fold is due after any of these: they bound what opening a moment reads, and what booting it copies. */

@@ -5,8 +5,8 @@ import { thinFolds } from '../../appliance/app/fold-thinning.ts';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
-import { FOLDED } from '../../appliance/protect/continuous/surplus-folds.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
+import { FOLDED } from '../../appliance/volume/fold-schedule.ts';
 import { FixtureRepository } from '../support/fixture-repository.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -64,7 +64,7 @@ async function makeScene(t: TestContext): Promise<Scene> {
 }
 
 async function listed({ fixture }: Scene): Promise<number[]> {
-  return (await fixture.catalog.points()).map(({ sequence }) => sequence).sort();
+  return (await fixture.catalog.points()).map(({ sequence }) => sequence).sort((a, b) => a - b);
 }
 
 test('folds that no moment needs are deleted but the newest of the day, and can be brought back', async (t) => {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { hasCode } from '../../appliance/core/errors.ts';
+import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import type { Moment } from '../../appliance/volume/journal-event.ts';
 import { WriteLog } from '../../appliance/volume/write-log.ts';
 import { suite } from '../support/suite.ts';
@@ -143,6 +144,28 @@ test('a rewind that fails on its way lets the machine go on as it was', async (t
   await assert.rejects(life.rewinds.rewind(life.session, state, watched), (error) => hasCode(error, 'ABORTED'));
   assert.deepEqual(await contents(life), before);
   assert.deepEqual([rig.machine.isOn, life.registry.find('stage')?.phase], [true, 'running']);
+});
+
+test('folds that are asked for at once follow one another, and none comes while the index is needed', async (t) => {
+  const rig = await makeStageRig(t);
+  const life = await rig.live();
+  const next = random(11);
+  const folds: Promise<RecoveryPoint>[] = [];
+  for (let seed = 0; seed < 6; seed++) {
+    await step(life, next, seed);
+    folds.push(life.history.foldNow('because'));
+  }
+  const now = await contents(life);
+  const places = (await Promise.all(folds)).map(({ journal }) => journal?.sequence ?? 0);
+  assert.deepEqual(
+    places,
+    places.toSorted((a, b) => a - b),
+  );
+  assert.deepEqual(await contents(life), now);
+  await step(life, next, 7);
+  using folding = await life.history.holdFolding();
+  await assert.rejects(life.history.foldNow('because'), (error) => hasCode(error, 'LOCKED'));
+  assert.equal((await folding.foldNow('because')).id, life.history.base.id);
 });
 
 test('a machine that is stopped, moved, copied or another one is not rewound', async (t) => {

@@ -2,7 +2,7 @@
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, toError } from '../../core/errors.ts';
 import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
-import { FoldSchedule } from '../../volume/fold-schedule.ts';
+import { FOLDED, FoldSchedule } from '../../volume/fold-schedule.ts';
 import { BookmarkQueue } from './bookmark-queue.ts';
 import { catchUp, type KeptState, takeIntervals } from './interval-round.ts';
 import { type Compared, MirrorRound } from './mirror-round.ts';
@@ -17,7 +17,6 @@ import type {
 import { PositionRenewal } from './position-renewal.ts';
 import type { SessionSettings } from './session-settings.ts';
 import { type RoundEnd, RoundStop, type SessionMode, type StateChange, StateHistory } from './session-state.ts';
-import { FOLDED } from './surplus-folds.ts';
 
 export interface SessionParts {
   readonly clock: Clock;

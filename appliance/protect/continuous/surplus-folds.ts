@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { RecoveryPoint } from '../../repository/manifest.ts';
-
-/** The reason of points that a session makes by itself; only such are ever thinned out. */
-export const FOLDED: string = 'folded from the journal';
+import { FOLDED } from '../../volume/fold-schedule.ts';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { FOLDED, surplusFolds } from '../../../appliance/protect/continuous/surplus-folds.ts';
+import { surplusFolds } from '../../../appliance/protect/continuous/surplus-folds.ts';
 import type { RecoveryPoint } from '../../../appliance/repository/manifest.ts';
+import { FOLDED } from '../../../appliance/volume/fold-schedule.ts';
 import { suite } from '../../support/suite.ts';
 
 const test = suite('which folds are not needed any more');
