@@ -34,8 +34,9 @@ async function thinMachine(
   if (surplusFolds(points, () => false, clock.nowMs()).length === 0) return 0;
   const journal = await core.journalOf(machineId);
   const oldest = journal?.folds[0]?.sequence ?? 0;
+  // Of a journal that is not the one that can be asked nothing is known: a machine may have two.
   const isNeeded = ({ journal: place }: RecoveryPoint): boolean =>
-    place !== undefined && place.logId === journal?.logId && place.sequence >= oldest;
+    journal !== undefined && (place?.logId !== journal.logId || place.sequence >= oldest);
   let count = 0;
   for (const point of surplusFolds(points, isNeeded, clock.nowMs())) {
     if ((await usersOf(core, point)).length > 0) continue;

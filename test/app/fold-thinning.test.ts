@@ -88,3 +88,9 @@ test('what is in use stays, and everything of a journal that cannot be asked', a
   assert.equal(await thinFolds(scene.core, systemClock, assert.fail), 3);
   assert.deepEqual(await listed(scene), [2, 5]);
 });
+
+test('of another journal than the one that can be asked nothing is deleted', async (t) => {
+  const scene = await makeScene(t);
+  scene.journal = { logId: 'f'.repeat(32), folds: [{ pointId: 'other', sequence: 1_000 }] };
+  assert.equal(await thinFolds(scene.core, systemClock, assert.fail), 0);
+});
