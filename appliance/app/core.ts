@@ -22,7 +22,7 @@ import { Repository } from '../repository/repository.ts';
 import type { Journal } from '../volume/journal.ts';
 import { PASS_THROUGH_MODE } from './runtime-directory.ts';
 import { RuntimeLease } from './runtime-lease.ts';
-import { standbyPorts } from './standby-ports.ts';
+import { SpareFollower, standbyPorts } from './standby-ports.ts';
 import type { StateDirectory } from './state-directory.ts';
 
 /** Connections to one libvirt that the sessions of its machines share; the first is for everything else, too. */
@@ -95,6 +95,7 @@ export async function startCore(
     scratchDirectory,
     connect: (uri) => connections.get(uri),
   });
+  const spares = scope.use(new SpareFollower(onNotice));
   const continuous = scope.use(
     await ContinuousService.open({
       repository,
@@ -107,6 +108,7 @@ export async function startCore(
       connect: (uri, machineId) => connections.get(uri, machineId === undefined ? 0 : laneOf(machineId)),
       settings: DEFAULT_SESSION_SETTINGS,
       onNotice,
+      onPoint: (point) => spares.follow(point),
     }),
   );
   const recover = scope.use(
@@ -126,6 +128,7 @@ export async function startCore(
   const journalOf = async (machineId: MachineId): Promise<Journal | undefined> =>
     (await recover.histories.journalOf(machineId)) ?? (await continuous.journalOf(machineId));
   const standbys = recover.standbys(standbyPorts({ catalog, protect, journalOf }));
+  spares.standbys = standbys;
   const resources = scope.move();
   return {
     catalog,

@@ -8,6 +8,8 @@ import { type JournalOf, selectState } from '../protect/select-state.ts';
 import { parseSelector } from '../protect/selector.ts';
 import { parseNetworks } from '../recover/standby/spare-definition.ts';
 import type { StandbyPorts } from '../recover/standby/standby-parts.ts';
+import type { StandbyService } from '../recover/standby/standby-service.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Core } from './core.ts';
 
 /** Standby over this process's protection and catalog. */
@@ -34,6 +36,29 @@ export function standbyPorts({
     },
     pointOf: async (id) => selectPoint(await catalog.points(), { kind: 'id', prefix: id }),
   };
+}
+
+/** A spare follows the definition of its machine with every point, also of those that sessions make; one after the other. */
+export class SpareFollower implements AsyncDisposable {
+  /** Undefined until there are any. */
+  standbys: Pick<StandbyService, 'follow'> | undefined;
+  readonly #onNotice: (sentence: string) => void;
+  #following: Promise<void> = Promise.resolve();
+
+  constructor(onNotice: (sentence: string) => void) {
+    this.#onNotice = onNotice;
+  }
+
+  follow({ machine, id }: Pick<RecoveryPoint, 'machine' | 'id'>): void {
+    this.#following = this.#following.then(async () => {
+      const problem = await this.standbys?.follow(machine.id, id);
+      if (problem !== undefined) this.#onNotice(problem);
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#following;
+  }
 }
 
 /** See `StandbyService.create`; `originalConnect` is the libvirt URI of the machine itself. */

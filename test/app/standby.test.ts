@@ -67,6 +67,12 @@ async function fill({ disk }: Rig, byte: number): Promise<void> {
   await runTool('qemu-io', ['-f', 'qcow2', '-c', `write -P ${byte} 1M 1M`, disk]);
 }
 
+/** What a machine that runs writes. */
+async function write(domain: Domain, byte: number): Promise<void> {
+  const line = `qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P ${byte} 2M 1M"`;
+  await domain.monitorCommand({ execute: 'human-monitor-command', arguments: { 'command-line': line } });
+}
+
 async function holds({ disk }: Rig, byte: number): Promise<void> {
   await runTool('qemu-io', ['-f', 'qcow2', '-c', `read -P ${byte} 1M 1M`, disk]);
 }
@@ -98,6 +104,25 @@ test('is plugged into the networks as mapped, and follows the hardware of its or
   await appliance.standbyRemove({ name: 'web' }, context());
 });
 
+test('follows the hardware of a machine under continuous protection when its journal is folded', async () => {
+  const rig = await shared();
+  const { appliance, one, two } = rig;
+  const domain = await define(rig, { memoryMiB: 64 });
+  await appliance.backup({ target: 'web' }, context());
+  await appliance.standbyCreate({ name: 'web', on: two.libvirt.uri }, context());
+  await domain.start();
+  await appliance.protect({ target: 'web', connect: one.libvirt.uri }, context());
+  while ((await appliance.protection({}, context()))[0]?.state !== 'protected') await delay(50);
+  await define(rig, { memoryMiB: 80 });
+  await write(domain, 5);
+  await appliance.backup({ target: 'web' }, context());
+  const spare = await two.connection.domainByName('web-standby');
+  while (!(await spare.xml()).includes("<memory unit='KiB'>81920<")) await delay(50);
+  await appliance.unprotect({ name: 'web' }, context());
+  await domain.destroy();
+  await appliance.standbyRemove({ name: 'web' }, context());
+});
+
 test(
   'starts an earlier state with its firmware variables, and what it wrote comes back, after the state before was kept',
   async (t) => {
@@ -120,10 +145,7 @@ test(
     assert.equal(over.point, earlier.point);
     assert.deepEqual(over.variables, saved);
     const spare = await two.connection.domainByName('web-standby');
-    await spare.monitorCommand({
-      execute: 'human-monitor-command',
-      arguments: { 'command-line': 'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P 4 2M 1M"' },
-    });
+    await write(spare, 4);
     // The firmware keeps what it finds out in its first boot.
     const [session = ''] = await readdir(join(rig.state, 'sessions'));
     const ofSpare = join(rig.state, 'sessions', session, 'nvram');

@@ -70,6 +70,8 @@ export interface PointStorageParts {
   readonly machineId: MachineId;
   readonly journal: FoldableJournal;
   readonly sources: PointSources;
+  /** Hears of each point that is made here, once it is one. */
+  readonly onPoint?: (point: RecoveryPoint) => void;
 }
 
 /**
@@ -146,6 +148,7 @@ export class PointStorage implements SessionStorage, Disposable {
     await journal.folded({ pointId: point.id, sequence }, adopt);
     // The backup left a position of its own, and removed the one before.
     await sources.savePosition({ tracker: point.tracker, disks: point.disks, journal: { logId, sequence } });
+    this.#parts.onPoint?.(point);
     return point;
   }
 
@@ -203,6 +206,7 @@ export class PointStorage implements SessionStorage, Disposable {
     );
     const adopt = await this.#hold(point);
     if (adopt !== undefined) await journal.folded({ pointId: point.id, sequence: upTo.sequence }, adopt);
+    this.#parts.onPoint?.(point);
     return point;
   }
 

@@ -37,6 +37,8 @@ export interface ContinuousParts {
   readonly connect: (uri: string, machineId?: MachineId) => Promise<LibvirtConnection>;
   readonly settings: SessionSettings;
   readonly onNotice: (sentence: string) => void;
+  /** Hears of each point that a session makes. */
+  readonly onPoint?: (point: RecoveryPoint) => void;
 }
 
 const REOPEN_MS = 2_000;
@@ -145,7 +147,15 @@ export class ProtectedMachine {
       connect,
       onNotice,
     });
-    this.#storage = new PointStorage({ repository, catalog, clock, machineId, journal, sources });
+    this.#storage = new PointStorage({
+      repository,
+      catalog,
+      clock,
+      machineId,
+      journal,
+      sources,
+      onPoint: (point) => this.#parts.onPoint?.(point),
+    });
     const lastMoment = await newestMoment(journal);
     const watch = await MachineWatch.open({ connect, uuid: machineId });
     if (this.#isClosed) return await watch.close();

@@ -69,6 +69,8 @@ export interface TestStandby {
 export class StandbyService {
   readonly #standbys: StandbyParts;
   readonly #busy = new Set<string>();
+  /** By machine: what nobody asked for, and nobody is refused for. */
+  readonly #following = new Map<string, Promise<string | undefined>>();
 
   constructor(standbys: StandbyParts) {
     this.#standbys = standbys;
@@ -79,6 +81,7 @@ export class StandbyService {
     const { parts, ports, store } = this.#standbys;
     checkIsLocal(request.connect);
     const { point } = await ports.stateOf(`${request.machine}@latest`);
+    await this.#following.get(point.machine.id);
     return this.#exclusively(point.machine.id, async () => {
       const others = await store.all();
       if (others.some(({ machine }) => machine.id === point.machine.id)) {
@@ -215,15 +218,25 @@ export class StandbyService {
     return this.#on(name, (standby) => new Failback(this.#standbys, context).run(standby, request));
   }
 
-  /** After a new point: the spare follows the original's definition. A sentence when it could not. */
+  /** After a new point: the spare follows the original's definition. A sentence when it could not; never rejects. */
   async follow(machineId: string, point: PointId): Promise<string | undefined> {
-    const standby = (await this.#standbys.store.all()).find(({ machine }) => machine.id === machineId);
-    if (standby === undefined || standby.takeover !== null || this.#busy.has(machineId)) return undefined;
+    const following = this.#follow(machineId, point);
+    this.#following.set(machineId, following);
+    const problem = await following;
+    if (this.#following.get(machineId) === following) this.#following.delete(machineId);
+    return problem;
+  }
+
+  async #follow(machineId: string, point: PointId): Promise<string | undefined> {
     try {
-      await this.#exclusively(machineId, () => this.#define(standby, point));
+      if (this.#busy.has(machineId)) return undefined;
+      await this.#exclusively(machineId, async () => {
+        const standby = (await this.#standbys.store.all()).find(({ machine }) => machine.id === machineId);
+        if (standby?.takeover === null) await this.#define(standby, point);
+      });
       return undefined;
     } catch (error) {
-      return `the spare ${standby.name} does not follow its original: ${toError(error).message}`;
+      return `the spare of ${machineId} does not follow its original: ${toError(error).message}`;
     }
   }
 
@@ -268,6 +281,7 @@ export class StandbyService {
 
   async #on<T>(name: string, work: (standby: Standby) => Promise<T>): Promise<T> {
     const { machine } = await this.#standbys.store.get(name);
+    await this.#following.get(machine.id);
     // Read again: what was under way before may have changed it.
     return this.#exclusively(machine.id, async () => work(await this.#standbys.store.get(machine.id)));
   }
