@@ -244,17 +244,19 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
 
   /**
    * Nothing that is appended from this call on is part of the stretch, nor what came after `at`, a moment of it. When the end
-   * cannot be written, it counts all the same, and stands in the log before anything else. Without an open stretch it changes
-   * nothing.
+   * cannot be written, it counts all the same, and stands in the log before anything else. Settles with the last moment of
+   * the stretch. Without an open one it changes nothing.
    */
   async endStretch(reason: string, at?: Moment): Promise<Moment> {
     if (!this.isStretchAsked) return this.content.lastWhole;
     this.isStretchAsked = false;
+    const end = at === undefined ? undefined : this.within(at);
     try {
       const ends = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON) } as const;
-      return await this.appendEvent(at === undefined ? ends : { ...ends, at: this.within(at) });
+      const here = await this.appendEvent(end === undefined ? ends : { ...ends, at: end });
+      return end ?? here;
     } catch (error) {
-      if (this.history.openStretch !== undefined) this.owe(reason);
+      if (this.history.openStretch !== undefined) this.owe(reason, end);
       throw error;
     }
   }
@@ -401,10 +403,10 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     return await this.log.appendEvent(event);
   }
 
-  /** The open stretch ended with the last whole record; nothing may follow in the log before that stands there. */
-  private owe(reason: string): void {
-    this.history.end(this.content.lastWhole, reason);
-    this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at: this.content.lastWhole };
+  /** The open stretch ended with the last whole record, or before; nothing may follow in the log before that stands there. */
+  private owe(reason: string, at: Moment = this.content.lastWhole): void {
+    this.history.end(at, reason);
+    this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at };
   }
 
   /** The moment, or the nearest one of the open stretch that no recovery point is later than. */

@@ -68,8 +68,11 @@ export class MirrorRound {
     this.#lastFlushMs = parts.clock.elapsedMs();
   }
 
-  /** Settles when the round was stopped and nothing of it is left. The reason is the stop's. */
-  async run(): Promise<void> {
+  /**
+   * Settles when the round was stopped and nothing of it is left, with the last moment of its stretch if it had one. The reason is
+   * the stop's.
+   */
+  async run(): Promise<SessionMoment | undefined> {
     const { stop, settings, lines } = this.#parts;
     const tick = setInterval(() => this.#tick(), settings.tickMs);
     let line: MirrorLine | undefined;
@@ -96,7 +99,7 @@ export class MirrorRound {
     clearInterval(tick);
     const reason = await this.#parts.explain(end);
     // When the machine tells nothing of itself, the mirror may.
-    await this.#finish(reason === end.reason ? ((await this.#taken()) ?? reason) : reason, line);
+    return this.#finish(reason === end.reason ? ((await this.#taken()) ?? reason) : reason, line);
   }
 
   #makeTargets(): void {
@@ -220,12 +223,14 @@ export class MirrorRound {
     return this.#stretchEnd.before(taken);
   }
 
-  async #finish(reason: string, line: MirrorLine | undefined): Promise<void> {
+  async #finish(reason: string, line: MirrorLine | undefined): Promise<SessionMoment | undefined> {
     const { journal } = this.#parts;
+    const at = this.#endBefore();
     // The round has ended for a reason of its own: a stretch without an end ends with its last record, and what could not be
     // ended at the hypervisor, the next round ends first.
-    await Promise.allSettled([this.#isInStretch ? journal.endStretch(reason, this.#endBefore()) : undefined]);
+    const [ended] = await Promise.allSettled([this.#isInStretch ? journal.endStretch(reason, at) : undefined]);
     await Promise.allSettled([journal.flush(), ...this.#mirrors.map((mirror) => mirror.end())]);
     await Promise.allSettled([line?.[Symbol.asyncDispose]()]);
+    return ended.status === 'fulfilled' ? ended.value : (at ?? journal.newest);
   }
 }

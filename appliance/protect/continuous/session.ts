@@ -327,11 +327,12 @@ export class ContinuousSession implements AsyncDisposable {
         void this.#foldIfDue(journal.newest);
       },
     });
-    await round.run();
+    const end = await round.run();
     await renewal?.idle();
-    if (this.#history.current.state !== 'protected') return;
-    this.#newestMoment = this.#parts.journal.newest;
-    this.#newestStateMs = this.#newestMoment.timeUs / 1000;
+    if (end === undefined) return;
+    // Behind it the journal may have what is no state.
+    this.#newestMoment = end;
+    this.#newestStateMs = end.timeUs / 1000;
   }
 
   #renewal(stop: RoundStop): PositionRenewal {

@@ -179,8 +179,9 @@ export class FakeJournal implements SessionJournal {
     return this.#event(`begin ${kind}`);
   }
 
-  endStretch(reason: string, at?: SessionMoment): Promise<SessionMoment> {
-    return this.#event(`end: ${reason}${at === undefined ? '' : ` at ${at.sequence}`}`);
+  async endStretch(reason: string, at?: SessionMoment): Promise<SessionMoment> {
+    const here = await this.#event(`end: ${reason}${at === undefined ? '' : ` at ${at.sequence}`}`);
+    return at ?? here;
   }
 
   markMoment(): Promise<SessionMoment> {

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { systemClock } from '../../../appliance/core/clock.ts';
 import type { SessionMoment } from '../../../appliance/protect/continuous/ports.ts';
+import { ContinuousSession } from '../../../appliance/protect/continuous/session.ts';
+import { DEFAULT_SESSION_SETTINGS } from '../../../appliance/protect/continuous/session-settings.ts';
 import { StretchEnd } from '../../../appliance/protect/continuous/stretch-end.ts';
 import { suite } from '../../support/suite.ts';
+import { FakeJournal, FakeMachine, FakeStorage } from './fakes.ts';
 
 const test = suite('the end of a stretch whose mirror somebody took');
 
@@ -43,4 +47,30 @@ test('a long stretch is remembered far enough back', () => {
   const end = new StretchEnd();
   for (let step = 0; step <= 10_000; step++) end.note(step * 200, moment(step));
   assert.deepEqual(end.before([{ seenMs: 10_000 * 200 - 5_000, last: undefined }]), moment(9_975));
+});
+
+test('the last state of a machine whose mirror was taken is that at which its stretch ended, not what stands behind it', async (t) => {
+  const machine = new FakeMachine();
+  const journal = new FakeJournal();
+  const storage = new FakeStorage();
+  const settings = { ...DEFAULT_SESSION_SETTINGS, tickMs: 1, retryMs: 60_000, maxRetryMs: 60_000 };
+  const parts = { clock: systemClock, settings, watch: machine, lines: machine, journal, storage };
+  const session = t.use(new ContinuousSession({ ...parts, onChange: () => undefined }));
+  session.start();
+  const until = async (condition: () => boolean): Promise<void> => {
+    while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+  };
+  await until(() => session.status().change.state === 'protected');
+  await machine.guestWrites('vda', 'with both');
+  const [taken] = machine.mirrors;
+  assert.ok(taken !== undefined);
+  await machine.guestWrites('vdb', 'without the other disk');
+  taken.wasTaken = true;
+  taken.move('ended', 'somebody else ended the mirror');
+  await until(() => session.status().change.state === 'behind' && journal.events.length === 2);
+  assert.match(journal.events[1] ?? '', / at 2$/);
+  await session.pause('paused by the operator');
+  await until(() => session.status().change.state === 'paused');
+  await session.foldNow('the last state');
+  assert.deepEqual(storage.folds, [{ sequence: 2, reason: 'the last state' }]);
 });
