@@ -63,9 +63,23 @@ export class ExtentMap<V> {
     if (range.length === 0) return;
     const start = range.offset;
     const end = endOf(range);
+    if (this.replace({ start, end, value, valueOffset })) return;
     const place = this.clear(start, end);
     const [from, to, firstByte] = this.absorbNeighbours(place, { start, end, value, valueOffset });
     this.insert(place, { start: from, end: to, value, valueOffset: firstByte });
+  }
+
+  /** The common case of a place that is written again: its entry has the same range, and no neighbour the same value. */
+  private replace({ start, end, value, valueOffset }: Entry<V>): boolean {
+    const { leaf: leafIndex, index } = this.find(start);
+    const leaf = this.leaves[leafIndex];
+    if (leaf === undefined || leaf.starts[index] !== start || leaf.ends[index] !== end) return false;
+    const isAtEdge = index === 0 || index + 1 === leaf.starts.length;
+    if (isAtEdge || leaf.values[index - 1] === value || leaf.values[index + 1] === value) return false;
+    this.changes += 1;
+    leaf.values[index] = value;
+    leaf.valueOffsets[index] = valueOffset;
+    return true;
   }
 
   /** Makes the range a gap. */

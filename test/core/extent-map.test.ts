@@ -101,6 +101,28 @@ test('equals a flat array after any sequence of changes', () => {
   );
 });
 
+test('equals a flat array when the same blocks are written again and again, whatever their neighbours hold', () => {
+  const change = fc.record({
+    block: fc.nat(12),
+    value: fc.integer({ min: GAP, max: 2 }),
+    valueOffset: fc.constantFrom(0, 10, 20),
+  });
+  fc.assert(
+    fc.property(fc.array(change, { maxLength: 150 }), (changes) => {
+      const map = new ExtentMap<number>();
+      const flat = new Flat(140);
+      for (const { block, value, valueOffset } of changes) {
+        const range = { offset: block * 10, length: 10 };
+        if (value === GAP) map.delete(range);
+        else map.set(range, value, valueOffset);
+        flat.set(range, value, valueOffset);
+      }
+      assertEqual(map, flat);
+    }),
+    { numRuns: 400 },
+  );
+});
+
 test('equals a flat array through splits and removals of many leaves', () => {
   for (const seed of [1, 2, 3]) {
     const random = seeded(seed);
