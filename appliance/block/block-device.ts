@@ -27,6 +27,12 @@ export interface BlockFeatures {
   readonly isMultiConnSafe: boolean;
 }
 
+/** Bytes and where they belong. */
+export interface DataWrite {
+  readonly offset: number;
+  readonly data: Buffer;
+}
+
 export interface WriteOptions {
   /** Settle only when this write is on stable storage. */
   readonly fua?: boolean;
@@ -73,11 +79,11 @@ export interface BlockDevice extends AsyncDisposable {
   write(offset: number, data: Buffer, options?: WriteOptions): Promise<void>;
 
   /**
-   * Optional shortcut of `write` for devices that need not wait for anything: writes all of `data` before it returns and says
-   * true, or does nothing that counts and says false, and the caller uses `write`, which does it or says what is wrong. Never
-   * throws, and keeps `data` no longer than the call.
+   * Optional shortcut of `write` for devices that need not wait for anything: does all these writes, in order, before it
+   * returns and says true, or does nothing that counts and says false, and the caller uses `write`, which does it or says what
+   * is wrong. Never throws, and keeps the buffers no longer than the call.
    */
-  writeNow?(offset: number, data: Buffer): boolean;
+  writeNow?(writes: readonly DataWrite[]): boolean;
 
   /** Makes the range read as zeroes, always. */
   zero(range: Range, options?: ZeroOptions): Promise<void>;

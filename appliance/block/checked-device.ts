@@ -7,6 +7,7 @@ import {
   type BlockDevice,
   type BlockFeatures,
   type BlockLimits,
+  type DataWrite,
   MAX_EXTENTS_PER_QUERY,
   type WriteOptions,
   type ZeroOptions,
@@ -29,7 +30,7 @@ class CheckedDevice implements BlockDevice {
   readonly limits: BlockLimits;
   readonly features: BlockFeatures;
   readonly readCached?: (offset: number, into: Buffer) => boolean;
-  readonly writeNow?: (offset: number, data: Buffer) => boolean;
+  readonly writeNow?: (writes: readonly DataWrite[]) => boolean;
   private readonly device: BlockDevice;
   private running = 0;
   private closing: Promise<void> | undefined;
@@ -42,7 +43,7 @@ class CheckedDevice implements BlockDevice {
     this.limits = device.limits;
     this.features = device.features;
     if (device.readCached !== undefined) this.readCached = (offset, into) => this.tryCached(offset, into);
-    if (device.writeNow !== undefined) this.writeNow = (offset, data) => this.tryNow(offset, data);
+    if (device.writeNow !== undefined) this.writeNow = (writes) => this.tryNow(writes);
   }
 
   async read(offset: number, into: Buffer): Promise<void> {
@@ -127,9 +128,13 @@ class CheckedDevice implements BlockDevice {
     return into.length > 0 && this.isValid(offset, into.length) && this.device.readCached?.(offset, into) === true;
   }
 
-  private tryNow(offset: number, data: Buffer): boolean {
-    if (this.closing !== undefined || this.features.isReadOnly || data.length > this.limits.maximumBytes) return false;
-    return data.length > 0 && this.isValid(offset, data.length) && this.device.writeNow?.(offset, data) === true;
+  private tryNow(writes: readonly DataWrite[]): boolean {
+    if (this.closing !== undefined || this.features.isReadOnly) return false;
+    for (const { offset, data } of writes) {
+      const isPayload = data.length > 0 && data.length <= this.limits.maximumBytes;
+      if (!isPayload || !this.isValid(offset, data.length)) return false;
+    }
+    return this.device.writeNow?.(writes) === true;
   }
 
   private async closeWhenIdle(): Promise<void> {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { DataWrite } from '../block/block-device.ts';
 import type { Slice } from '../core/extent-map.ts';
 import type { Journal } from '../volume/journal.ts';
 import type { Appended, DiskRange } from '../volume/write-layer.ts';
@@ -74,10 +75,10 @@ export class StageLog implements OverlayLog {
     return this.#journal.append(write);
   }
 
-  appendNow(write: { disk: number; offset: number; data: Buffer }): Appended | undefined {
+  appendNow(disk: number, writes: readonly DataWrite[]): Appended | undefined {
     if (!this.#isOpen) return undefined;
-    const appended = this.#journal.appendNow(write);
-    if (appended !== undefined) this.#writtenBytes += write.data.length;
+    const appended = this.#journal.appendNow(disk, writes);
+    if (appended !== undefined) for (const { data } of writes) this.#writtenBytes += data.length;
     return appended;
   }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { DataWrite } from '../block/block-device.ts';
 import { checkBookmarkName } from '../core/bookmark-name.ts';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { makeDirectoryDurably } from '../core/durable-file.ts';
@@ -212,8 +213,8 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
   }
 
   /** As `WriteSink.appendNow`. */
-  appendNow(write: { disk: number; offset: number; data: Buffer }): Appended | undefined {
-    return this.owed === undefined ? this.log.appendNow(write) : undefined;
+  appendNow(disk: number, writes: readonly DataWrite[]): Appended | undefined {
+    return this.owed === undefined ? this.log.appendNow(disk, writes) : undefined;
   }
 
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. */

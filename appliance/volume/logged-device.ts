@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { BlockDevice, BlockFeatures, BlockLimits, WriteOptions, ZeroOptions } from '../block/block-device.ts';
+import type {
+  BlockDevice,
+  BlockFeatures,
+  BlockLimits,
+  DataWrite,
+  WriteOptions,
+  ZeroOptions,
+} from '../block/block-device.ts';
 import { MAX_EXTENTS_PER_QUERY } from '../block/block-device.ts';
 import { checked } from '../block/checked-device.ts';
 import { runLanes } from '../block/pipeline.ts';
@@ -103,8 +110,8 @@ class LoggedDevice implements BlockDevice {
     if (options.fua === true) await log.flush();
   }
 
-  writeNow(offset: number, data: Buffer): boolean {
-    return this.sink?.appendNow?.({ disk: this.disk, offset, data }) !== undefined;
+  writeNow(writes: readonly DataWrite[]): boolean {
+    return this.sink?.appendNow?.(this.disk, writes) !== undefined;
   }
 
   async zero(range: Range, options: ZeroOptions = {}): Promise<void> {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { DataWrite } from '../block/block-device.ts';
 import type { Slice } from '../core/extent-map.ts';
 import type { Range } from '../core/extents.ts';
 
@@ -35,10 +36,11 @@ export interface WriteSink {
   /** Appends a write. The buffer belongs to the sink until the promise settles. */
   append(write: { disk: number; offset: number; data: Buffer }): Promise<Appended>;
   /**
-   * Optional shortcut of `append`: appends before it returns, or does nothing that counts (undefined), and the caller uses
-   * `append`, which does it or says what is wrong. Never throws, and keeps the buffer no longer than the call.
+   * Optional shortcut of `append`: appends all these writes (at least one), in order, before it returns with the place of the
+   * last, or does nothing that counts (undefined), and the caller uses `append`, which does it or says what is wrong. Never
+   * throws, and keeps the buffers no longer than the call.
    */
-  appendNow?(write: { disk: number; offset: number; data: Buffer }): Appended | undefined;
+  appendNow?(disk: number, writes: readonly DataWrite[]): Appended | undefined;
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. Default: `zero`. */
   appendZero(range: DiskRange, kind?: 'zero' | 'trim'): Promise<Appended>;
   /** Settles when everything whose append settled before this call is on stable storage. */

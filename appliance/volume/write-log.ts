@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomBytes } from 'node:crypto';
+import type { DataWrite } from '../block/block-device.ts';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { makeDirectoryDurably } from '../core/durable-file.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
@@ -195,20 +196,25 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
   }
 
   /** As `WriteSink.appendNow`: when nothing waits, and the operating system takes the bytes at once. */
-  appendNow(write: { disk: number; offset: number; data: Buffer }): Appended | undefined {
-    const { disk, offset, data } = write;
+  appendNow(disk: number, writes: readonly DataWrite[]): Appended | undefined {
     if (!this.queue.isIdle || this.unusable() !== undefined || this.halfWritten !== undefined) return undefined;
-    const change: Change = { kind: 'write', disk, offset, length: data.length, data };
-    const segment = this.tail.roomFor(encodedBytes(change));
+    const changes: Change[] = [];
+    let bytes = 0;
+    for (const { offset, data } of writes) {
+      const change: Change = { kind: 'write', disk, offset, length: data.length, data };
+      changes.push(change);
+      bytes += encodedBytes(change);
+    }
+    const segment = this.tail.roomFor(bytes);
     if (segment === undefined) return undefined;
-    const encoded = this.encodeNext([change], segment);
+    const encoded = this.encodeNext(changes, segment);
     try {
       if (!this.tail.writeNow(segment, encoded)) return undefined;
     } catch (error) {
       this.halfWritten = { segment, error };
       return undefined;
     }
-    return this.commit(segment, encoded)[0];
+    return this.commit(segment, encoded).at(-1);
   }
 
   /** Appends that a range reads as zeroes from now on; `trim` says that the guest trimmed it. */

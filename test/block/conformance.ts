@@ -105,15 +105,22 @@ export function blockDeviceConformance(name: string, make: MakeDevice, options: 
     const data = Buffer.alloc(4096, 0x5a);
     for (const offset of [0, 65_536 - unit, 131_072, sizeBytes - 4096]) {
       const copy = Buffer.from(data);
-      if (!device.writeNow(offset, copy)) await device.write(offset, copy);
+      if (!device.writeNow([{ offset, data: copy }])) await device.write(offset, copy);
       copy.fill(0xee);
       data.copy(content, offset);
       assert.ok((await readAll(device)).equals(content), `${offset}`);
     }
-    assert.equal(device.writeNow(sizeBytes, data), false);
-    assert.equal(device.writeNow(-4096, data), false);
+    assert.equal(
+      device.writeNow([
+        { offset: 0, data },
+        { offset: sizeBytes, data },
+      ]),
+      false,
+    );
+    assert.equal(device.writeNow([{ offset: -4096, data }]), false);
+    assert.ok((await readAll(device)).equals(content));
     await device.close();
-    assert.equal(device.writeNow(0, data), false);
+    assert.equal(device.writeNow([{ offset: 0, data }]), false);
   });
 
   test('settles requests of length 0, also at the end', async (t) => {

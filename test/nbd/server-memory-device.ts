@@ -4,6 +4,7 @@ import {
   type BlockFeatures,
   type BlockLimits,
   BYTE_LIMITS,
+  type DataWrite,
   type WriteOptions,
   type ZeroOptions,
 } from '../../appliance/block/block-device.ts';
@@ -17,8 +18,8 @@ export interface ServerMemoryOptions {
   readonly features?: Partial<BlockFeatures>;
   /** Offers `readCached`. */
   readonly isCached?: boolean;
-  /** Offers `writeNow`, which writes where it says so. */
-  readonly writesNow?: (offset: number) => boolean;
+  /** Offers `writeNow`, which writes what it says so of. */
+  readonly writesNow?: (writes: readonly DataWrite[]) => boolean;
 }
 
 const ALLOCATION_UNIT_BYTES = 4096;
@@ -44,7 +45,7 @@ export class ServerMemoryDevice implements BlockDevice {
   /** Called before each operation; may throw or wait. */
   before: (operation: string, range: Range) => Promise<void> | void = () => undefined;
   readCached?: (offset: number, into: Buffer) => boolean;
-  writeNow?: (offset: number, data: Buffer) => boolean;
+  writeNow?: (writes: readonly DataWrite[]) => boolean;
   isClosed = false;
   readonly #kinds: ExtentKind[];
 
@@ -55,7 +56,7 @@ export class ServerMemoryDevice implements BlockDevice {
     this.content = Buffer.alloc(options.sizeBytes);
     this.#kinds = Array.from<ExtentKind>({ length: Math.ceil(this.sizeBytes / ALLOCATION_UNIT_BYTES) }).fill('hole');
     const { writesNow } = options;
-    if (writesNow !== undefined) this.writeNow = (offset, data) => writesNow(offset) && this.#putNow(offset, data);
+    if (writesNow !== undefined) this.writeNow = (writes) => writesNow(writes) && this.#putNow(writes);
     if (options.isCached !== true) return;
     this.readCached = (offset, into) => {
       this.content.copy(into, 0, offset, offset + into.length);
@@ -76,10 +77,12 @@ export class ServerMemoryDevice implements BlockDevice {
     this.#mark(range, 'data');
   }
 
-  #putNow(offset: number, data: Buffer): boolean {
-    this.calls.push(`write now ${offset}+${data.length}`);
-    data.copy(this.content, offset);
-    this.#mark({ offset, length: data.length }, 'data');
+  #putNow(writes: readonly DataWrite[]): boolean {
+    this.calls.push(`write now ${writes.map(({ offset, data }) => `${offset}+${data.length}`).join(', ')}`);
+    for (const { offset, data } of writes) {
+      data.copy(this.content, offset);
+      this.#mark({ offset, length: data.length }, 'data');
+    }
     return true;
   }
 

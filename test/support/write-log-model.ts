@@ -87,7 +87,7 @@ export function randomStep(random: () => number, model: DiskModel, maximumBytes:
 
 /** Writes at odd places are appended at once where that can be. */
 export async function append(log: WriteLog, step: Step): Promise<void> {
-  if (step.kind === 'write' && step.offset % 2 === 1 && log.appendNow(step) !== undefined) return;
+  if (step.kind === 'write' && step.offset % 2 === 1 && log.appendNow(step.disk, [step]) !== undefined) return;
   if (step.kind === 'write') await log.append(step);
   else await log.appendZero(step);
 }

@@ -245,23 +245,23 @@ test('an append at once keeps its place behind what waits, and one that fails is
     data: Buffer.from(text),
   });
   // There is no segment yet, and then something waits.
-  assert.equal(log.appendNow(write('first')), undefined);
+  assert.equal(log.appendNow(0, [write('first')]), undefined);
   const waiting = log.append(write('one'));
-  assert.equal(log.appendNow(write('two')), undefined);
+  assert.equal(log.appendNow(0, [write('two')]), undefined);
   await waiting;
-  assert.equal(log.appendNow(write('two'))?.sequence, 2);
-  fileSystem.roomBytes = 70;
-  assert.equal(log.appendNow(write('half')), undefined);
+  assert.equal(log.appendNow(0, [write('two'), write('three')])?.sequence, 3);
+  fileSystem.roomBytes = 150;
+  assert.equal(log.appendNow(0, [write('half'), write('half')]), undefined);
   fileSystem.roomBytes = Number.POSITIVE_INFINITY;
-  assert.equal(log.appendNow(write('not yet')), undefined);
+  assert.equal(log.appendNow(0, [write('not yet')]), undefined);
   assert.equal((await failure(log.append(write('half')))).code, 'NO_SPACE');
-  assert.equal((await log.append(write('red'))).sequence, 3);
-  assert.equal(log.appendNow(write('blue'))?.sequence, 4);
+  assert.equal((await log.append(write('red'))).sequence, 4);
+  assert.equal(log.appendNow(0, [write('blue')])?.sequence, 5);
   assert.equal((await readDisk(log, 0, 4)).toString('latin1'), 'blue');
   await log.close();
-  assert.equal(log.appendNow(write('late')), undefined);
+  assert.equal(log.appendNow(0, [write('late')]), undefined);
   const again = t.use(await openLog({ directory: '/log', fileSystem: fileSystem.inner.crash(1), key: KEY }));
-  assert.equal(again.lastSequence, 4);
+  assert.equal(again.lastSequence, 5);
   assert.equal((await readDisk(again, 0, 4)).toString('latin1'), 'blue');
 });
 

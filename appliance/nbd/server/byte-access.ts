@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { BlockDevice, WriteOptions, ZeroOptions } from '../../block/block-device.ts';
+import type { BlockDevice, DataWrite, WriteOptions, ZeroOptions } from '../../block/block-device.ts';
 import { unaligned } from '../../block/unaligned-device.ts';
 import type { Extent, Range } from '../../core/extents.ts';
 
@@ -32,10 +32,9 @@ export class ByteAccess {
     }
   }
 
-  /** As `BlockDevice.writeNow`. */
-  writeNow(offset: number, data: Buffer): boolean {
-    if (this.#blockBytes !== 1 || data.length > this.#maxBytes) return false;
-    return this.#device.writeNow?.(offset, data) === true;
+  /** As `BlockDevice.writeNow`; parts of blocks and long writes are left to `write`. */
+  writeNow(writes: readonly DataWrite[]): boolean {
+    return this.#blockBytes === 1 && this.#device.writeNow?.(writes) === true;
   }
 
   async write(offset: number, data: Buffer, options: WriteOptions): Promise<void> {

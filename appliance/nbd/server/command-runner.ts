@@ -24,6 +24,9 @@ export interface Job {
   readonly payload: Payload | undefined;
 }
 
+/** So much is written at once at most: it takes the main thread some 30 µs. */
+const MAX_GATHERED_BYTES: number = 96 * 1024;
+
 /**
  * Executes accepted requests of one session on its device. Each job ends in exactly one reply (of one or more chunks)
  * through the outbox, with the job's cost.
@@ -36,6 +39,8 @@ export class CommandRunner {
   readonly #pool: SlabPool;
   readonly #check: RequestCheck;
   readonly #maxDirectBytes: number;
+  #gathered: (Job & { readonly payload: Payload })[] = [];
+  #gatheredBytes = 0;
 
   constructor(session: Session, check: RequestCheck, outbox: Outbox, pool: SlabPool) {
     this.#session = session;
@@ -47,15 +52,22 @@ export class CommandRunner {
     this.#maxDirectBytes = session.export.device.limits.maximumBytes;
   }
 
-  run(job: Job, isAlone: boolean): void {
+  /** What it leaves for `endBurst` are writes that may be done at once, together. */
+  run(job: Job): void {
     this.#export.requests += 1;
     const { request } = job;
     if (request.type === CMD.READ) {
       this.#read(job);
       return;
     }
-    if (request.type === CMD.WRITE && isAlone && this.#writeNow(job)) return;
-    this.#runOther(job).catch((error: unknown) => this.refuse(job, failureOf(error, request)));
+    if (this.#gather(job)) return;
+    // Changes keep the order in which they came, although nobody may rely on it.
+    this.endBurst();
+    this.#runSlowly(job);
+  }
+
+  #runSlowly(job: Job): void {
+    this.#runOther(job).catch((error: unknown) => this.refuse(job, failureOf(error, job.request)));
   }
 
   /** Answers with an error. */
@@ -97,12 +109,33 @@ export class CommandRunner {
     }
   }
 
-  #writeNow({ request, payload, costBytes }: Job): boolean {
-    if (payload === undefined || payload.bytes.length === 0 || (request.flags & CMD_FLAG.FUA) !== 0) return false;
-    if (!this.#export.access.writeNow(request.offset, payload.bytes)) return false;
-    if (payload.slab !== undefined) this.#pool.give(payload.slab);
-    this.#export.bytesWritten += request.length;
-    this.#writer.sendOk(request, costBytes);
+  /** Everything that `run` has left. */
+  endBurst(): void {
+    const jobs = this.#gathered;
+    if (jobs.length === 0) return;
+    this.#gathered = [];
+    this.#gatheredBytes = 0;
+    const writes = jobs.map(({ request, payload }) => ({ offset: request.offset, data: payload.bytes }));
+    if (!this.#export.access.writeNow(writes)) {
+      for (const job of jobs) this.#runSlowly(job);
+      return;
+    }
+    for (const { request, payload, costBytes } of jobs) {
+      if (payload.slab !== undefined) this.#pool.give(payload.slab);
+      this.#export.bytesWritten += request.length;
+      this.#writer.sendOk(request, costBytes);
+    }
+  }
+
+  #gather(job: Job): boolean {
+    const { request, payload, costBytes } = job;
+    const isPlainWrite = request.type === CMD.WRITE && (request.flags & CMD_FLAG.FUA) === 0;
+    const { length } = request;
+    if (!isPlainWrite || payload === undefined || length === 0 || length > MAX_GATHERED_BYTES) return false;
+    if (this.#export.device.writeNow === undefined) return false;
+    if (this.#gatheredBytes + length > MAX_GATHERED_BYTES) this.endBurst();
+    this.#gathered.push({ request, payload, costBytes });
+    this.#gatheredBytes += length;
     return true;
   }
 

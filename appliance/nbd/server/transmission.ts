@@ -100,6 +100,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
       } else if (!input.hasHead(this.#headerBytes) || !this.#next(input)) break;
     }
     if (this.#phase === 'ended') input.clear();
+    this.#runner.endBurst();
     this.#outbox.endBurst();
     this.#isTaking = false;
     this.#finishWhenIdle();
@@ -165,7 +166,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     if (payloadBytes > 0) this.#expect(input, request, costBytes, refusal);
     else {
       const job = { request, costBytes, payload: undefined };
-      if (refusal === undefined) this.#runner.run(job, false);
+      if (refusal === undefined) this.#runner.run(job);
       else this.#runner.refuse(job, refusal);
     }
     return true;
@@ -211,10 +212,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   #expect(input: ByteQueue, request: Request, costBytes: number, refusal: Failure | undefined): void {
     const { length } = request;
     if (refusal === undefined && input.buffer.length - input.offset >= length) {
-      this.#runner.run(
-        { request, costBytes, payload: { bytes: input.take(length), slab: undefined } },
-        this.#isAlone(input),
-      );
+      this.#runner.run({ request, costBytes, payload: { bytes: input.take(length), slab: undefined } });
       return;
     }
     const payload = refusal === undefined ? this.#payloadBuffer(length) : undefined;
@@ -236,13 +234,9 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
       payload === undefined ? input.skip(left) : input.copyTo(payload.bytes, arrival.receivedBytes);
     if (arrival.receivedBytes < request.length) return false;
     this.#arrival = undefined;
-    if (refusal === undefined) this.#runner.run({ request, costBytes, payload }, this.#isAlone(input));
+    if (refusal === undefined) this.#runner.run({ request, costBytes, payload });
     else this.#runner.refuse({ request, costBytes, payload: undefined }, refusal);
     return true;
-  }
-
-  #isAlone(input: ByteQueue): boolean {
-    return this.#inFlight === 1 && input.length === 0;
   }
 
   #dropArrival(): void {

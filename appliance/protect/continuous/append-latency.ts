@@ -50,10 +50,10 @@ export class AppendLatency {
     this.add(nowMs - startedMs);
   }
 
-  /** A change took so long, and none waited for it. */
-  add(tookMs: number): void {
-    this.#count += 1;
-    if (tookMs > this.#limits.limitMs) this.#slow += 1;
+  /** So many changes took so long, together. */
+  add(tookMs: number, count: number = 1): void {
+    this.#count += count;
+    if (tookMs > this.#limits.limitMs) this.#slow += count;
     this.#worstMs = Math.max(this.#worstMs, tookMs);
   }
 

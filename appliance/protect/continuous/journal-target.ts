@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { BlockDevice, BlockFeatures, BlockLimits } from '../../block/block-device.ts';
+import type { BlockDevice, BlockFeatures, BlockLimits, DataWrite } from '../../block/block-device.ts';
 import type { Extent, Range } from '../../core/extents.ts';
 import type { Appended, WriteSink } from '../../volume/write-layer.ts';
 
@@ -61,9 +61,9 @@ export class JournalTarget implements BlockDevice {
     await this.#flushIf(options.fua);
   }
 
-  writeNow(offset: number, data: Buffer): boolean {
+  writeNow(writes: readonly DataWrite[]): boolean {
     const { log, disk, durability } = this.#options;
-    const appended = durability === 'group' ? log.appendNow?.({ disk, offset, data }) : undefined;
+    const appended = durability === 'group' ? log.appendNow?.(disk, writes) : undefined;
     if (appended !== undefined) this.#last = appended;
     return appended !== undefined;
   }

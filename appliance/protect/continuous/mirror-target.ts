@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { BlockDevice, BlockFeatures, BlockLimits, WriteOptions, ZeroOptions } from '../../block/block-device.ts';
+import type {
+  BlockDevice,
+  BlockFeatures,
+  BlockLimits,
+  DataWrite,
+  WriteOptions,
+  ZeroOptions,
+} from '../../block/block-device.ts';
 import { checked } from '../../block/checked-device.ts';
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, toError } from '../../core/errors.ts';
@@ -53,13 +60,13 @@ export class MirrorTarget implements BlockDevice {
     await this.#change((stage) => stage.write(offset, data, options));
   }
 
-  writeNow(offset: number, data: Buffer): boolean {
+  writeNow(writes: readonly DataWrite[]): boolean {
     if (this.#gate !== undefined || this.#refusal !== undefined || this.#stage.writeNow === undefined) return false;
     const { latency, clock } = this.#options;
     const startedMs = clock.elapsedMs();
-    const isWritten = this.#stage.writeNow(offset, data);
-    if (isWritten) latency.add(clock.elapsedMs() - startedMs);
-    return isWritten;
+    if (!this.#stage.writeNow(writes)) return false;
+    latency.add(clock.elapsedMs() - startedMs, writes.length);
+    return true;
   }
 
   async zero(range: Range, options?: ZeroOptions): Promise<void> {
