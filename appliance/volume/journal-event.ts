@@ -21,7 +21,8 @@ export type JournalEvent =
   | { readonly event: 'stretch-begins'; readonly kind: StretchKind }
   /** `at`: where it ended, when that is not this record: it was interrupted, and this is written when the log goes on. */
   | { readonly event: 'stretch-ends'; readonly reason: string; readonly at?: Moment }
-  | { readonly event: 'moment' }
+  /** `timeUs`: when the machine was in the state, which was read and written later. */
+  | { readonly event: 'moment'; readonly timeUs?: number }
   | { readonly event: 'bookmark'; readonly name: string; readonly consistency: Consistency }
   | { readonly event: 'fold'; readonly pointId: string; readonly sequence: number; readonly timeUs: number };
 
@@ -39,8 +40,11 @@ export function parseJournalEvent(payload: Buffer): JournalEvent | undefined {
       if (typeof reason !== 'string' || (at !== undefined && !isMoment(at))) return undefined;
       return { event: 'stretch-ends', reason, ...(at === undefined ? {} : { at }) };
     }
-    case 'moment':
-      return { event: 'moment' };
+    case 'moment': {
+      const { timeUs } = value as { timeUs?: unknown };
+      if (timeUs === undefined) return { event: 'moment' };
+      return typeof timeUs === 'number' && Number.isSafeInteger(timeUs) ? { event: 'moment', timeUs } : undefined;
+    }
     case 'bookmark': {
       const { name, consistency } = value as { name?: unknown; consistency?: unknown };
       return typeof name === 'string' && isConsistency(consistency)

@@ -76,7 +76,7 @@ export class JournalHistory {
         this.end(event.at ?? here, event.reason);
         return;
       case 'moment':
-        this.addMoment(here);
+        this.addMoment({ sequence: here.sequence, timeUs: this.timeOfState(event.timeUs ?? here.timeUs, here) });
         return;
       case 'bookmark':
         this.marks.push({ name: event.name, moment: here, consistency: event.consistency });
@@ -152,6 +152,11 @@ export class JournalHistory {
     return this.stretches.flatMap((stretch) => stretch.moments);
   }
 
+  /** The marked moment of a record. */
+  momentAt(sequence: number): Moment | undefined {
+    return this.stretches.at(-1)?.moments.findLast((moment) => moment.sequence === sequence);
+  }
+
   /** The newest bookmark of that name. */
   bookmark(name: string): Bookmark | undefined {
     return this.marks.findLast((mark) => mark.name === name);
@@ -184,6 +189,14 @@ export class JournalHistory {
     if (found.kind === 'writes') return { kind: 'writes', begin: found.begin, end: found.end ?? now };
     const moment = found.moments.findLast((one) => one[key] <= wanted) ?? found.begin;
     return { kind: 'interval', begin: moment, end: moment };
+  }
+
+  /** Times go forward, whatever a clock has done: a state is later than those before it, and earlier than its mark. */
+  private timeOfState(timeUs: number, here: Moment): number {
+    const [before, last] = this.stretches.slice(-2);
+    const earliestUs =
+      (last ?? before)?.moments.at(-1)?.timeUs ?? (last === undefined ? 0 : (before?.end?.timeUs ?? 0));
+    return Math.min(here.timeUs, Math.max(timeUs, earliestUs));
   }
 
   private addMoment(here: Moment): void {

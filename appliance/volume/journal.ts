@@ -262,9 +262,15 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     }
   }
 
-  /** In an interval stretch: the state after everything appended so far is consistent, and can be opened. */
-  async markMoment(): Promise<Moment> {
-    return await this.appendEvent({ event: 'moment' });
+  /**
+   * In an interval stretch: the state after everything appended so far is consistent, and can be opened. `timeUs`: when the
+   * machine was in it; default: now.
+   */
+  async markMoment(timeUs?: number): Promise<Moment> {
+    const { sequence, timeUs: nowUs } = await this.appendEvent(
+      timeUs === undefined ? { event: 'moment' } : { event: 'moment', timeUs },
+    );
+    return this.history.momentAt(sequence) ?? { sequence, timeUs: nowUs };
   }
 
   /**

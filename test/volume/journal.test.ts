@@ -340,3 +340,25 @@ test('a stretch is not ended before it began, nor before a recovery point that w
   await journal.endStretch('somebody else ended the mirror', before);
   assert.equal((await journal.timeline()).stretches[1]?.end.sequence, sequence);
 });
+
+test('a moment of an interval has the time at which the machine was so, and times go forward', async (t) => {
+  const setup = setupOf();
+  const journal = t.use(await openJournal(setup));
+  await journal.beginStretch('writes');
+  setup.clock.ms += 10;
+  const { timeUs: endUs } = await journal.endStretch('the cable was cut');
+  setup.clock.ms += 100;
+  await journal.append(x(0, 0));
+  await journal.beginStretch('interval');
+  const first = await journal.markMoment(endUs + 50 * MS);
+  const early = await journal.markMoment(endUs - 1);
+  const late = await journal.markMoment(endUs + 1_000_000 * MS);
+  assert.deepEqual([first.timeUs, early.timeUs, late.timeUs], [endUs + 50 * MS, endUs + 50 * MS, setup.clock.ms * MS]);
+  assert.deepEqual(await journal.resolve({ timeUs: endUs + 60 * MS }), early);
+  await assert.rejects(journal.resolve({ timeUs: endUs + 49 * MS }), (error) => hasCode(error, 'MOMENT_IN_GAP'));
+  const moments = [first, early, late];
+  assert.deepEqual((await journal.timeline()).moments, moments);
+  await journal.close();
+  const again = t.use(await openJournal(setup));
+  assert.deepEqual((await again.timeline()).moments, moments);
+});

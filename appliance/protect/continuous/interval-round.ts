@@ -10,13 +10,13 @@ export interface IntervalParts {
   readonly storage: SessionStorage;
   readonly disks: readonly SessionDisk[];
   readonly stop: RoundStop;
+  /** From here on the state can be recovered; libvirt may take long to end its job. */
+  readonly onKept: (state: KeptState) => void;
 }
 
 /** A state that can be recovered. */
 export interface KeptState {
   readonly moment: SessionMoment;
-  /** When the machine was in it, ms since the epoch: before it was read and marked. */
-  readonly takenAtMs: number;
   readonly changedBytes: number;
 }
 
@@ -41,7 +41,7 @@ export async function takeIntervals(parts: IntervalRoundParts): Promise<void> {
         if (!isBegun) await journal.beginStretch('interval');
         isBegun = true;
       };
-      await parts.onState(await keep({ cycle, journal, begin, batch }));
+      await parts.onState(await keep({ cycle, journal, begin, onKept: parts.onKept, batch }));
       await pauseFor(parts, intervalMs - (clock.elapsedMs() - startedMs));
     }
   } finally {
@@ -61,7 +61,7 @@ export async function catchUp(parts: IntervalParts, endReason: (cycle: IntervalC
       await journal.beginStretch('interval');
       isBegun = true;
     };
-    return await keep({ cycle, journal, begin });
+    return await keep({ cycle, journal, begin, onKept: parts.onKept });
   } finally {
     if (isBegun) await journal.endStretch(endReason(cycle));
   }
@@ -71,18 +71,21 @@ interface Keeping {
   readonly cycle: IntervalCycle;
   readonly journal: SessionJournal;
   readonly begin: () => Promise<void>;
+  readonly onKept: (state: KeptState) => void;
   readonly batch?: BookmarkBatch;
 }
 
 /** Marks what a cycle has read, and makes it the base of the next one when it is durable. */
-async function keep({ cycle, journal, begin, batch }: Keeping): Promise<KeptState> {
+async function keep({ cycle, journal, begin, onKept, batch }: Keeping): Promise<KeptState> {
   try {
     await begin();
-    const moment = await journal.markMoment();
+    const moment = await journal.markMoment(Math.floor(cycle.takenAtMs * 1000));
     await batch?.mark((name, consistency) => journal.bookmark(name, consistency));
     await journal.flush();
+    const state = { moment, changedBytes: cycle.changedBytes };
+    onKept(state);
     await cycle.commit();
-    return { moment, takenAtMs: cycle.takenAtMs, changedBytes: cycle.changedBytes };
+    return state;
   } finally {
     await cycle.abandon();
   }

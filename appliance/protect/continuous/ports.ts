@@ -73,7 +73,7 @@ export interface SessionJournal extends WriteSink {
   readonly newest: SessionMoment;
   beginStretch(kind: 'writes' | 'interval'): Promise<SessionMoment>;
   endStretch(reason: string, at?: SessionMoment): Promise<SessionMoment>;
-  markMoment(): Promise<SessionMoment>;
+  markMoment(timeUs?: number): Promise<SessionMoment>;
   /** Names the newest state; durable when it settles. */
   bookmark(name: string, consistency: Consistency): Promise<SessionMoment>;
 }

@@ -7,6 +7,7 @@ import { BookmarkQueue } from './bookmark-queue.ts';
 import { catchUp, type KeptState, takeIntervals } from './interval-round.ts';
 import { type Compared, MirrorRound } from './mirror-round.ts';
 import type {
+  IntervalCycle,
   MachineFacts,
   MachineWatch,
   MirrorLines,
@@ -84,8 +85,6 @@ export class ContinuousSession implements AsyncDisposable {
   /** Elapsed time until which intervals are taken instead of writes. */
   #fallbackUntilMs = 0;
   #newestMoment: SessionMoment | undefined;
-  /** When the machine was in the newest state. */
-  #newestStateMs: number | undefined;
   #resync: Resync | null = null;
   readonly #folds: FoldSchedule;
   readonly #bookmarks = new BookmarkQueue();
@@ -100,7 +99,6 @@ export class ContinuousSession implements AsyncDisposable {
     this.#folds = new FoldSchedule(parts.clock, parts.settings, parts.journal);
     parts.storage.onWait((waiting) => this.#explainWait(waiting));
     this.#newestMoment = parts.lastMoment;
-    this.#newestStateMs = parts.lastMoment && parts.lastMoment.timeUs / 1000;
     this.#wasProtected = parts.lastMoment !== undefined;
   }
 
@@ -113,8 +111,8 @@ export class ContinuousSession implements AsyncDisposable {
     const change = this.#standing();
     const isUnbroken = change.state === 'protected' && change.mode === 'writes';
     const wasUnbroken = this.#history.current.state === 'protected' && change.mode === 'writes';
-    const newestMs = wasUnbroken ? this.#parts.journal.newest.timeUs / 1000 : this.#newestStateMs;
-    const rpoMs = isUnbroken ? 0 : newestMs === undefined ? null : Math.max(0, clock.nowMs() - newestMs);
+    const newest = wasUnbroken ? this.#parts.journal.newest : this.#newestMoment;
+    const rpoMs = isUnbroken ? 0 : newest === undefined ? null : Math.max(0, clock.nowMs() - newest.timeUs / 1000);
     return {
       change,
       history: this.#history.all(),
@@ -274,7 +272,6 @@ export class ContinuousSession implements AsyncDisposable {
     this.#resync = null;
     if (point.journal === undefined) return;
     this.#newestMoment = { sequence: point.journal.sequence, timeUs: point.journal.timeUs };
-    this.#newestStateMs = point.journal.timeUs / 1000;
   }
 
   /** libvirt may hold on to a job that is over. */
@@ -290,23 +287,24 @@ export class ContinuousSession implements AsyncDisposable {
   async #catchUp(stop: RoundStop, { disks }: MachineFacts): Promise<void> {
     const { clock, storage } = this.#parts;
     const { mode } = this.#history.current;
-    const nothing = { atMs: clock.nowMs(), changedBytes: 0, compared: null };
-    try {
-      const state = await catchUp(
-        { ...this.#parts, disks, stop },
-        ({ changedBytes }) =>
-          `caught up: ${inMebibytes(changedBytes)} read as changed; then the disks were copied whole`,
-      );
-      this.#keptState(state);
-      this.#resync = { ...nothing, kind: 'bitmap', reason: '', changedBytes: state.changedBytes };
-      const text = `caught up (${inMebibytes(state.changedBytes)} were read as changed); the disks are copied whole to keep every write`;
+    const resync = { atMs: clock.nowMs(), changedBytes: 0, compared: null };
+    this.#resync = null;
+    const onKept = (state: KeptState): void => {
+      this.#newestMoment = state.moment;
+      const { changedBytes } = state;
+      this.#resync = { ...resync, kind: 'bitmap', reason: '', changedBytes };
+      const text = `caught up (${inMebibytes(changedBytes)} were read as changed); the disks are copied whole to keep every write`;
       this.#history.move(this.#wasProtected ? 'resyncing' : 'seeding', mode, text);
-      await storage.releaseMachine(stop.signal);
+    };
+    const endReason = ({ changedBytes }: IntervalCycle): string =>
+      `caught up: ${inMebibytes(changedBytes)} read as changed; then the disks were copied whole`;
+    try {
+      await catchUp({ ...this.#parts, disks, stop, onKept }, endReason);
     } catch (error) {
       if (stop.end !== undefined) return;
-      this.#resync = { ...nothing, kind: 'comparison', reason: toError(error).message };
-      await storage.releaseMachine(stop.signal);
+      this.#resync ??= { ...resync, kind: 'comparison', reason: toError(error).message };
     }
+    await storage.releaseMachine(stop.signal);
   }
 
   async #mirror(stop: RoundStop, facts: MachineFacts): Promise<void> {
@@ -332,7 +330,6 @@ export class ContinuousSession implements AsyncDisposable {
     if (end === undefined) return;
     // Behind it the journal may have what is no state.
     this.#newestMoment = end;
-    this.#newestStateMs = end.timeUs / 1000;
   }
 
   #renewal(stop: RoundStop): PositionRenewal {
@@ -349,19 +346,16 @@ export class ContinuousSession implements AsyncDisposable {
   async #takeIntervals(stop: RoundStop, { disks }: MachineFacts): Promise<void> {
     const { clock, settings } = this.#parts;
     const intervalMs = settings.intervalMs === 0 ? settings.fallbackIntervalMs : settings.intervalMs;
+    const onKept = ({ moment }: KeptState): void => {
+      this.#newestMoment = moment;
+    };
     const onState = async (state: KeptState): Promise<void> => {
-      this.#keptState(state);
       this.#protected('interval', `a state each ${Math.round(intervalMs / 100) / 10} s`);
       await this.#foldIfDue(state.moment);
       const isOver = settings.intervalMs === 0 && clock.elapsedMs() >= this.#fallbackUntilMs;
       if (isOver) stop.now({ kind: 'asked', reason: 'every write can be tried again' });
     };
-    await takeIntervals({ ...this.#parts, disks, stop, intervalMs, bookmarks: this.#bookmarks, onState });
-  }
-
-  #keptState({ moment, takenAtMs }: KeptState): void {
-    this.#newestMoment = moment;
-    this.#newestStateMs = takenAtMs;
+    await takeIntervals({ ...this.#parts, disks, stop, intervalMs, bookmarks: this.#bookmarks, onKept, onState });
   }
 
   /** The machine may have changed; what cannot be asked now is asked again later, and the mirror goes on. */

@@ -184,7 +184,7 @@ export class FakeJournal implements SessionJournal {
     return at ?? here;
   }
 
-  markMoment(): Promise<SessionMoment> {
+  markMoment(_timeUs?: number): Promise<SessionMoment> {
     return this.#event('moment');
   }
 
