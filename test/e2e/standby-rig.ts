@@ -92,8 +92,11 @@ export class StandbyRig {
     return standby;
   }
 
-  /** Settles when every write of the original is kept. */
-  async untilProtected(): Promise<void> {
+  /** Puts the original under continuous protection; settles when every write of it is kept. */
+  async protect(): Promise<void> {
+    if ((await this.appliance.ask<unknown[]>('protection')).length === 0) {
+      await this.appliance.ask('protect', MACHINE, '--continuous', '--connect', this.one.libvirt.uri);
+    }
     for (;;) {
       const [report] = await this.appliance.ask<{ readonly state: string }[]>('protection');
       if (report?.state === 'protected') return;

@@ -101,9 +101,10 @@ test('a service that is killed in a failover or a failback goes on where it stoo
   assert.equal(await sumOf(originalShell), written);
 });
 
-test('a planned failover loses nothing, and the failback returns exactly what the spare wrote', async () => {
+test('a planned failover of a machine under continuous protection loses nothing, and the failback returns exactly what the spare wrote', async () => {
   const rig = await shared();
   const { appliance } = rig;
+  await rig.protect();
   const shell = await rig.originalShell();
   // Written after the point, and not flushed by anybody: the shutdown of the guest is.
   await shell.expect('echo last > /data/last; head -c 3000000 /dev/urandom > /dev/vdb; sync');
@@ -145,8 +146,7 @@ test('a planned failover loses nothing, and the failback returns exactly what th
 test('without its hypervisor a machine under continuous protection is failed over by force, with every write that its guest was told is on disk; the failback compares everything', async (t) => {
   const rig = await shared();
   const { appliance, one } = rig;
-  await appliance.ask('protect', MACHINE, '--continuous', '--connect', one.libvirt.uri);
-  await rig.untilProtected();
+  await rig.protect();
   const shell = await rig.originalShell();
   await shell.expect('echo latest > /data/last; dd if=/dev/urandom of=/dev/vdb bs=1M seek=9 count=3 2>/dev/null; sync');
   const last = await sumOf(shell);
