@@ -2,11 +2,12 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { BootedMachine, MachineDisk, MachineSummary, PointSummary } from '../../appliance/api/operations.ts';
-import { bootedTable } from '../../appliance/cli/commands/boot.ts';
+import { bootedTable, renderRewind } from '../../appliance/cli/commands/boot.ts';
 import { troublesOf } from '../../appliance/cli/commands/protect.ts';
 import { shortIds } from '../../appliance/cli/format.ts';
 import { runCommand } from '../support/cli-harness.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { fakeStandbyResults } from '../support/fake-standby.ts';
 import { suite } from '../support/suite.ts';
 
 const test = suite('tables');
@@ -143,4 +144,11 @@ test('why a machine is not protected, and what else is wrong with it, is said wi
     ),
     'web is behind: the connection of vda was cut\nweb: no recovery point could be folded: the disk is full\n',
   );
+});
+
+test('a rewind says what the machine is now, and how that is undone', () => {
+  const paint = (_style: unknown, text: string): string => text;
+  const text = renderRewind(fakeStandbyResults.rewind, { paint });
+  assert.match(text, /^web-3f2a is what it was at 2026-11-21 .*, and runs; it was off for 0.90 s\.$/m);
+  assert.match(text, /rewind 'web-3f2a@bookmark:"before the rewind to 2026-11-21T10:31:07\.250Z"'/);
 });

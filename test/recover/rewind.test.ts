@@ -146,6 +146,29 @@ test('a rewind that fails on its way lets the machine go on as it was', async (t
   assert.deepEqual([rig.machine.isOn, life.registry.find('stage')?.phase], [true, 'running']);
 });
 
+test('the first write of a machine that was off begins a stretch, and none begins while its disks go elsewhere', async (t) => {
+  const rig = await makeStageRig(t);
+  const life = await rig.live();
+  const { journal, log } = life.history;
+  const next = random(13);
+  const kinds = async (): Promise<boolean[]> =>
+    (await journal.timeline({ buckets: 0 })).stretches.map(({ isOpen }) => isOpen);
+  const first = await step(life, next, 1);
+  assert.ok((journal.openStretch?.begin.sequence ?? 0) < first.sequence);
+  await log.end('the machine was shut off');
+  assert.deepEqual(await kinds(), [false]);
+  const second = await step(life, next, 2);
+  assert.equal((await journal.resolve({ sequence: second.sequence })).sequence, second.sequence);
+  assert.deepEqual(await kinds(), [false, true]);
+  await log.leave('its disks moved to production storage');
+  const stray = await step(life, next, 3);
+  await assert.rejects(journal.resolve({ sequence: stray.sequence }), (error) => hasCode(error, 'MOMENT_IN_GAP'));
+  await assert.rejects(life.history.foldNow('because'), (error) => hasCode(error, 'DOMAIN_BUSY'));
+  await log.begin();
+  await step(life, next, 4);
+  assert.deepEqual(await kinds(), [false, false, true]);
+});
+
 test('folds that are asked for at once follow one another, and none comes while the index is needed', async (t) => {
   const rig = await makeStageRig(t);
   const life = await rig.live();

@@ -161,7 +161,8 @@ function renderBoot(report: BootReport, run: CommandRun): string {
   return `${paint(['bold', 'green'], name)} runs, ${formatDuration(report.durationMs)} after the call.\n${facts}${changed}\n\`understudy stop ${name}\` stops it; add --discard to remove all of it.\n`;
 }
 
-function renderRewind(report: RewindReport, { paint }: CommandRun): string {
+/** What a rewind did, and how it is undone. */
+export function renderRewind(report: RewindReport, { paint }: Pick<CommandRun, 'paint'>): string {
   const name = plain(report.name);
   const what = report.moment === null ? `the recovery point ${report.target}` : formatMoment(report.moment.time);
   return (
