@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import { memoryDevice } from '../../appliance/block/memory-device.ts';
+import { type Clock, systemClock } from '../../appliance/core/clock.ts';
 import type { RecoverParts } from '../../appliance/recover/context.ts';
 import { PointUse } from '../../appliance/recover/point-use.ts';
 import { Rewinds } from '../../appliance/recover/rewind.ts';
@@ -56,8 +57,9 @@ export interface StageRig {
 }
 
 /** A session that is served, of a machine with two disks, before its first write. */
-export async function makeStageRig(t: TestContext): Promise<StageRig> {
-  const { directory, fixture, parts } = await makeRig(t);
+export async function makeStageRig(t: TestContext, clock: Clock = systemClock): Promise<StageRig> {
+  const { directory, fixture, ...rig } = await makeRig(t);
+  const parts = { ...rig.parts, clock };
   const disks: Record<string, ReturnType<typeof memoryDevice>> = {};
   for (const [name, sizeBytes] of Object.entries(SIZES)) {
     const device = memoryDevice({ sizeBytes });

@@ -5,12 +5,14 @@ import { hasCode } from '../../appliance/core/errors.ts';
 import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import type { Moment } from '../../appliance/volume/journal-event.ts';
 import { WriteLog } from '../../appliance/volume/write-log.ts';
+import { TestClock } from '../support/journal-model.ts';
 import { suite } from '../support/suite.ts';
 import { noise, Watched } from './fixture.ts';
 import { pick, random } from './moment-rig.ts';
 import { contents, contentsAt, type Life, makeStageRig, SIZES, type StageRig, stateOf } from './rewind-rig.ts';
 
 const test = suite('the history of a booted machine', { timeoutMs: 120_000 });
+const HOUR_MS = 3_600_000;
 
 /** A write, a zero or a trim of the guest at a place that looks random; settles with the newest moment after it. */
 async function step({ history }: Life, next: () => number, seed: number): Promise<Moment> {
@@ -167,6 +169,29 @@ test('the first write of a machine that was off begins a stretch, and none begin
   await log.begin();
   await step(life, next, 4);
   assert.deepEqual(await kinds(), [false, false, true]);
+});
+
+test('what was folded leaves the journal with its window', async (t) => {
+  const clock = new TestClock();
+  const rig = await makeStageRig(t, clock);
+  const life = await rig.live();
+  const { history } = life;
+  const write = async (length: number, seed: number): Promise<void> => {
+    await history.overlay.device(rig.point.disks[0] ?? assert.fail()).write(0, noise(length, seed));
+    await history.foldNow('because');
+    clock.ms += 2 * HOUR_MS;
+    await history.journal.maintain();
+  };
+  await write(900_000, 1);
+  const grown = history.journal.sizeBytes;
+  await write(1000, 2);
+  clock.ms += 25 * HOUR_MS;
+  await write(1000, 3);
+  await history.journal.maintain();
+  assert.ok(grown > 900_000 && history.journal.sizeBytes < 100_000, `${grown}, then ${history.journal.sizeBytes}`);
+  const now = await contents(life);
+  await life.disks.close();
+  assert.deepEqual(await contents(await rig.live()), now);
 });
 
 test('folds that are asked for at once follow one another, and none comes while the index is needed', async (t) => {
