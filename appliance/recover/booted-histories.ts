@@ -58,6 +58,12 @@ export class BootedHistories {
     return this.#registry.base(session)?.machine.name ?? session.name;
   }
 
+  /** How many recovery points there are of it. */
+  async pointsOf(session: Session): Promise<number> {
+    const id = historyIdOf(session);
+    return (await this.#parts.catalog.points()).filter(({ machine }) => machine.id === id).length;
+  }
+
   /** The journal of a machine whose points are listed under an id; undefined for any other. Errors as `Journal.open`. */
   async journalOf(id: MachineId): Promise<Journal | undefined> {
     const session = this.#registry.all().find((one) => historyIdOf(one) === id);

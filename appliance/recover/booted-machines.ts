@@ -237,7 +237,12 @@ export class BootedMachines implements AsyncDisposable {
       const kept = `what it had written is kept, and \`understudy boot\` under the same name goes on from it`;
       if (isDiscarded) {
         await this.#discard(session);
-        return { ...report, outcome: `${name} is gone with what it had written; the recovery point is as it was.` };
+        const left = await this.histories.pointsOf(session);
+        const points = left === 0 ? '' : ` Recovery points that were made of it stay (${left}).`;
+        return {
+          ...report,
+          outcome: `${name} is gone with what it had written; the recovery point is as it was.${points}`,
+        };
       }
       if (session.phase === 'kept') return { ...report, outcome: `${name} was stopped already; ${kept}.` };
       await this.#keep(await this.#unmoved((await this.#rewinds.settle(session)).session));
