@@ -2,13 +2,15 @@
 import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { systemClock } from '../appliance/core/clock.ts';
-import { ApplianceError } from '../appliance/core/errors.ts';
+import { ApplianceError, hasCode, toError } from '../appliance/core/errors.ts';
 import type { BenchRun } from './bench-run.ts';
 import { type Comparison, verdictOf } from './comparison.ts';
 import type { DiskInput } from './disk-input.ts';
 import { machineFacts } from './machine.ts';
 import { type BenchReport, intoPage, markdownReport, textReport } from './report.ts';
 import { resourceComparisons } from './resources.ts';
+
+const MAX_REASON_LENGTH = 200;
 
 /** What every benchmark is told. */
 export interface ProgramOptions<Row extends string> {
@@ -65,7 +67,7 @@ async function measure<Row extends string, Options extends ProgramOptions<Row>, 
     process.on('SIGINT', () => {
       run.interrupt();
     });
-    for (const row of options.rows) comparisons.push(...(await program.rows[row](run)));
+    for (const row of options.rows) comparisons.push(...(await runRow(row, () => program.rows[row](run))));
     comparisons.push(...resourceComparisons(run.usages));
     report = { input, usages: run.usages };
   });
@@ -78,6 +80,31 @@ async function measure<Row extends string, Options extends ProgramOptions<Row>, 
     comparisons,
     ...report,
   };
+}
+
+/** A row that fails is a line that says so: the others are measured all the same. @throws ApplianceError ABORTED */
+async function runRow(row: string, measureRow: () => Promise<Comparison[]>): Promise<Comparison[]> {
+  try {
+    return await measureRow();
+  } catch (error) {
+    if (hasCode(error, 'ABORTED')) throw error;
+    const { message, stack } = toError(error);
+    process.stderr.write(`${row} failed: ${stack}\n`);
+    process.exitCode = 1;
+    const remark = `failed: ${message.replaceAll(/[|\n]/g, ' ').slice(0, MAX_REASON_LENGTH)}`;
+    const nothing = { label: 'nothing', samples: [] };
+    return [
+      {
+        what: row,
+        unit: 's',
+        ours: nothing,
+        other: undefined,
+        target: { kind: 'none' },
+        remark,
+        missing: 'not measured',
+      },
+    ];
+  }
 }
 
 async function publish(report: BenchReport, options: ProgramOptions<string>, mark: string): Promise<void> {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { MachineWatch } from '../../appliance/cbt/machine-watch.ts';
 import { MirrorLines } from '../../appliance/cbt/mirror-lines.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
 import { parseMachineId } from '../../appliance/core/ids.ts';
 import type { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { MachineSources } from '../../appliance/protect/continuous/machine-sources.ts';
@@ -27,6 +28,7 @@ const INTERVAL_MS = 250;
 const MACHINE = 'idle';
 /** They make the base, and warm up both sides. */
 const WARM_CYCLES = 4;
+const LONGEST_MS = 180_000;
 /** Operations of libvirt that a note names, the longest first. */
 const NAMED_OPERATIONS = 5;
 
@@ -80,8 +82,15 @@ async function measure(bench: ContinuousRun): Promise<Cycle[]> {
     cycles.push(cycle);
     if (cycles.length === wanted) whenDone.resolve();
   });
-  await whenDone.promise;
-  await session.close();
+  const timer = setTimeout(() => {
+    whenDone.reject(new ApplianceError('TIMED_OUT', `${cycles.length} cycles: ${session.status().change.reason}`));
+  }, LONGEST_MS);
+  try {
+    await whenDone.promise;
+  } finally {
+    clearTimeout(timer);
+    await session.close();
+  }
   return cycles;
 }
 
