@@ -446,7 +446,8 @@ export class LocalAppliance implements Appliance {
     );
     const problems = report.damaged.map(({ object, message }) => `${object}: ${message}`);
     for (const stray of report.strays) problems.push(`${stray} does not belong into a repository`);
-    if (!report.hasKeptRecords) problems.push('the history of runs could not be read from the old catalog');
+    if (!report.hasKeptRecords)
+      problems.push('the history of runs, and the standbys, could not be read from the old catalog');
     return {
       points: report.listedPoints.length,
       packs: totals.packs,

@@ -87,7 +87,9 @@ for (const [what, damage] of Object.entries(DAMAGES)) {
     const report = JSON.parse(rebuild.stdout) as RebuildReport;
     assert.equal(report.points, 2, rebuild.stdout + rebuild.stderr);
     // What only the old catalog knew is gone with it, and that is said.
-    assert.deepEqual(report.problems, ['the history of runs could not be read from the old catalog']);
+    assert.deepEqual(report.problems, [
+      'the history of runs, and the standbys, could not be read from the old catalog',
+    ]);
     assert.equal(rebuild.exitCode, 5);
     await assertWhole(rig);
   });

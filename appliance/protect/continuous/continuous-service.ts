@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { join } from 'node:path';
 
 import type { Bookmarked } from '../../cbt/bookmark.ts';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
@@ -12,6 +13,7 @@ import type { Durability } from './journal-target.ts';
 import type { SessionMoment } from './ports.ts';
 import { type ContinuousParts, ProtectedMachine } from './protected-machine.ts';
 import { type ProtectionRecord, ProtectionRecords } from './protection-record.ts';
+import { RecordCopies } from './record-copies.ts';
 import type { SessionStatus } from './session.ts';
 
 export interface ProtectionRequest {
@@ -60,13 +62,14 @@ export class ContinuousService implements AsyncDisposable {
 
   private constructor(parts: ContinuousParts) {
     this.#parts = parts;
-    this.#records = new ProtectionRecords(parts.catalog);
+    this.#records = new ProtectionRecords(parts.catalog, new RecordCopies(join(parts.stateDirectory, 'journals')));
   }
 
   /** Learns which machines there are; nothing is opened yet. */
   static async open(parts: ContinuousParts): Promise<ContinuousService> {
     const service = new ContinuousService(parts);
     for (const record of await service.#records.load()) service.#remember(record);
+    await service.#recoverRecords();
     return service;
   }
 
@@ -233,6 +236,21 @@ export class ContinuousService implements AsyncDisposable {
     const machine = new ProtectedMachine(this.#parts, this.#records, record);
     this.#machines.set(record.machineId, machine);
     return machine;
+  }
+
+  /** Those that the catalog has lost. That they cannot be looked for keeps nobody from the others. */
+  async #recoverRecords(): Promise<void> {
+    const { onNotice } = this.#parts;
+    try {
+      for (const record of await this.#records.recover()) {
+        this.#remember(record);
+        if (record.endedAt !== undefined) continue;
+        onNotice(`the catalog had lost that ${record.name} is under continuous protection; it goes on`);
+      }
+    } catch (error) {
+      if (!(error instanceof ApplianceError)) throw error;
+      onNotice(`whether the catalog has lost machines under continuous protection is not known: ${error.message}`);
+    }
   }
 
   get #active(): ProtectedMachine[] {

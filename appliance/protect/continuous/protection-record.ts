@@ -3,6 +3,7 @@ import type { Catalog } from '../../catalog/catalog.ts';
 import type { MachineId } from '../../core/ids.ts';
 import type { CyclePosition } from './cycle-position.ts';
 import type { Durability } from './journal-target.ts';
+import type { RecordCopies } from './record-copies.ts';
 
 /** A machine under continuous protection, as it is kept through restarts. */
 export interface ProtectionRecord {
@@ -27,9 +28,12 @@ const POSITION_PREFIX = 'position-';
 /** The records of protected machines in the catalog, and the trackers' positions of their last intervals. */
 export class ProtectionRecords {
   readonly #catalog: Catalog;
+  readonly #copies: RecordCopies | undefined;
 
-  constructor(catalog: Catalog) {
+  /** Without copies the catalog alone is read and written. */
+  constructor(catalog: Catalog, copies?: RecordCopies) {
     this.#catalog = catalog;
+    this.#copies = copies;
   }
 
   async load(): Promise<ProtectionRecord[]> {
@@ -37,11 +41,26 @@ export class ProtectionRecords {
     return [...records].filter(([name]) => name.startsWith(RECORD_PREFIX)).map(([, record]) => record);
   }
 
+  /** Records that only their copies have: the catalog was lost. They are in it again when this settles. */
+  async recover(): Promise<ProtectionRecord[]> {
+    const known = new Map((await this.load()).map((record) => [record.machineId, record]));
+    const copies = (await this.#copies?.load()) ?? [];
+    const lost = copies.filter(({ machineId }) => !known.has(machineId));
+    for (const record of lost) await this.put(record);
+    for (const { machineId } of copies) known.delete(machineId);
+    // Of a time before there were copies.
+    for (const record of known.values()) await this.#copies?.put(record);
+    return lost;
+  }
+
   async put(record: ProtectionRecord): Promise<void> {
     await this.#catalog.putRecord('session/', RECORD_PREFIX + record.machineId, record);
+    await this.#copies?.put(record);
   }
 
   async remove(machineId: MachineId): Promise<void> {
+    // First: a copy without a record would be taken for one that was lost.
+    await this.#copies?.remove(machineId);
     await this.#catalog.deleteRecord('session/', RECORD_PREFIX + machineId);
     await this.removePosition(machineId);
   }

@@ -20,6 +20,8 @@ interface Scene {
   readonly service: ContinuousService;
   /** What the hypervisor has: names by UUID. */
   readonly domains: Map<string, string>;
+  /** A service over the same state directory, and an empty catalog. */
+  readonly withoutCatalog: () => Promise<{ readonly service: ContinuousService; readonly notices: readonly string[] }>;
   isReachable: boolean;
 }
 
@@ -58,16 +60,20 @@ async function makeScene(t: TestContext, known: Readonly<Record<string, string>>
     scratchDirectory: directory,
     connect,
   };
-  const service = t.use(
-    await ContinuousService.open({
-      ...own,
-      protect: new ProtectService(own),
-      stateDirectory: directory,
-      settings: DEFAULT_SESSION_SETTINGS,
-      onNotice: () => undefined,
-    }),
-  );
-  return Object.assign(scene, { service, domains });
+  const notices: string[] = [];
+  const parts = {
+    ...own,
+    protect: new ProtectService(own),
+    stateDirectory: directory,
+    settings: DEFAULT_SESSION_SETTINGS,
+    onNotice: (sentence: string): void => void notices.push(sentence),
+  };
+  const service = t.use(await ContinuousService.open(parts));
+  const withoutCatalog = async (): Promise<{ service: ContinuousService; notices: string[] }> => {
+    const { catalog: empty } = t.use(await FixtureRepository.create(await t.tempDir()));
+    return { service: t.use(await ContinuousService.open({ ...parts, catalog: empty })), notices };
+  };
+  return Object.assign(scene, { service, domains, withoutCatalog });
 }
 
 const test = suite('machines under continuous protection, by name');
@@ -96,4 +102,12 @@ test('while the hypervisor does not answer, the last known name counts', async (
   scene.isReachable = false;
   assert.equal((await scene.service.pause('web', 'for a snapshot')).machineId, OLD);
   await rejectsWith(scene.service.pause('other', 'for a snapshot'), 'MACHINE_NOT_FOUND');
+});
+
+test('a catalog that is lost does not end protection: the records stand beside the journals, too', async (t) => {
+  const { withoutCatalog } = await makeScene(t, { [OLD]: 'web', [NEW]: 'db' });
+  const { service, notices } = await withoutCatalog();
+  const names = (await service.protection()).map(({ record }) => `${record.machineId} ${record.name}`);
+  assert.deepEqual(names.sort(), [`${OLD} web`, `${NEW} db`]);
+  assert.equal(notices.length, 2, notices.join());
 });
