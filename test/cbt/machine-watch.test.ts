@@ -6,6 +6,7 @@ import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import type { MachineFact } from '../../appliance/cbt/machine-facts.ts';
 import { MachineWatch } from '../../appliance/cbt/machine-watch.ts';
 import { ConnectionCache } from '../../appliance/hypervisor/libvirt/connection-cache.ts';
+import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { mirrorDestinationXml } from '../../appliance/hypervisor/libvirt/mirror-xml.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
 import { runTool } from '../../appliance/hypervisor/tool.ts';
@@ -23,6 +24,8 @@ import type { TestContext } from '../support/test-scope.ts';
 
 const test = suite('machine watch', { requires: [...GUEST_REQUIREMENTS, 'virsh'], timeoutMs: 90_000 });
 
+const libvirt = test.share((t) => startLibvirt(t));
+const guest = test.share(async (t) => startGuest(t, await libvirt()));
 const SIZE_BYTES = 16 * 1024 * 1024;
 
 /** The facts of a machine, in their order. */
@@ -52,13 +55,19 @@ async function watchMachine(t: TestContext, rig: LibvirtRig, uuid: string, pollM
   return new Facts(watch);
 }
 
+let machines = 0;
+
+async function plainMachine(rig: LibvirtRig): Promise<Domain> {
+  return definePlainMachine(rig, `machine-${++machines}`);
+}
+
 async function virsh(rig: LibvirtRig, ...args: string[]): Promise<void> {
   await runTool('virsh', ['-c', rig.libvirt.uri, ...args]);
 }
 
 test('a machine that starts, pauses, goes on, and is switched off is told so, each once', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   const facts = await watchMachine(t, rig, domain.uuid);
   assert.deepEqual(await facts.watch.facts(), {
     power: 'off',
@@ -67,7 +76,7 @@ test('a machine that starts, pauses, goes on, and is switched off is told so, ea
       {
         name: 'vda',
         sizeBytes: SIZE_BYTES,
-        identity: { source: `file:${join(rig.libvirt.directory, 'machine-vda.qcow2')}`, format: 'qcow2' },
+        identity: { source: `file:${join(rig.libvirt.directory, `${domain.name}-vda.qcow2`)}`, format: 'qcow2' },
       },
     ],
   });
@@ -92,47 +101,42 @@ test('a machine that starts, pauses, goes on, and is switched off is told so, ea
 });
 
 test('a guest that is reset has been rebooted', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid);
-  await virsh(rig, 'reset', 'machine');
+  await virsh(rig, 'reset', domain.name);
   assert.deepEqual(await facts.until('rebooted'), [{ kind: 'rebooted' }]);
   assert.equal((await facts.watch.facts()).power, 'running');
 });
 
-test('a guest that shuts itself down is told when its QEMU is gone', async (t) => {
-  const rig = await startLibvirt(t);
-  const { domain } = await startGuest(t, rig);
-  const facts = await watchMachine(t, rig, domain.uuid);
-  await domain.shutdown();
-  assert.deepEqual(await facts.until('shut-off'), [{ kind: 'shut-off', detail: 'shutdown' }]);
-});
-
 test('a machine that is migrated to another host is told so', async (t) => {
-  const rig = await startLibvirt(t);
+  const rig = await libvirt();
   const other = await startLibvirt(t);
-  const { domain } = await startGuest(t, rig);
+  const domain = await plainMachine(rig);
+  await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid);
-  await virsh(rig, 'migrate', 'guest', other.libvirt.uri, 'tcp://127.0.0.1', '--live', '--unsafe');
+  await virsh(rig, 'migrate', domain.name, other.libvirt.uri, 'tcp://127.0.0.1', '--live', '--unsafe');
   const kinds = (await facts.until('migrated-away')).map(({ kind }) => kind);
   assert.deepEqual(kinds, ['paused', 'migrated-away']);
   assert.match((await facts.watch.facts()).reason, /^the machine was migrated to another host;/);
 });
 
 test('a machine whose QEMU dies has crashed', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid);
-  for (const pid of await rig.libvirt.qemuPids()) process.kill(pid, 'SIGKILL');
+  const pid = await rig.libvirt.qemuPid(domain.name);
+  assert.ok(pid);
+  process.kill(pid, 'SIGKILL');
   assert.deepEqual(await facts.until('crashed'), [{ kind: 'crashed', detail: 'failed' }]);
   assert.equal((await facts.watch.facts()).power, 'off');
 });
 
 test('disks that come, grow and go', async (t) => {
-  const rig = await startLibvirt(t);
-  const { domain } = await startGuest(t, rig);
+  const rig = await libvirt();
+  const { domain } = await guest();
   const facts = await watchMachine(t, rig, domain.uuid);
   const path = join(rig.libvirt.directory, 'more.raw');
   await createImage({ location: path, format: 'raw' }, { sizeBytes: SIZE_BYTES });
@@ -151,31 +155,40 @@ test('disks that come, grow and go', async (t) => {
   assert.deepEqual(await facts.until('disk-removed'), [{ kind: 'disk-removed', disk: 'vdb' }]);
 });
 
+// The last with the guest.
+test('a guest that shuts itself down is told when its QEMU is gone', async (t) => {
+  const rig = await libvirt();
+  const { domain } = await guest();
+  const facts = await watchMachine(t, rig, domain.uuid);
+  await domain.shutdown();
+  assert.deepEqual(await facts.until('shut-off'), [{ kind: 'shut-off', detail: 'shutdown' }]);
+});
+
 test('a snapshot of somebody else is told with the image that the guest writes to now', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid);
   const overlay = join(rig.libvirt.directory, 'overlay.qcow2');
-  await virsh(rig, 'snapshot-create-as', 'machine', 's1', '--disk-only', '--diskspec', `vda,file=${overlay}`);
+  await virsh(rig, 'snapshot-create-as', domain.name, 's1', '--disk-only', '--diskspec', `vda,file=${overlay}`);
   assert.deepEqual(await facts.until('snapshot-made'), [
     { kind: 'snapshot-made', disk: 'vda', source: `file:${overlay}` },
   ]);
 });
 
 test('a machine that is taken back to a snapshot was reverted', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   await domain.start();
-  await virsh(rig, 'snapshot-create-as', 'machine', 's1');
+  await virsh(rig, 'snapshot-create-as', domain.name, 's1');
   const facts = await watchMachine(t, rig, domain.uuid);
-  await virsh(rig, 'snapshot-revert', 'machine', 's1');
+  await virsh(rig, 'snapshot-revert', domain.name, 's1');
   assert.equal((await facts.until('reverted')).at(-1)?.kind, 'reverted');
 });
 
 test('jobs on disks are told, whosever they are', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid);
   const socketPath = join(rig.libvirt.directory, 't.sock');
@@ -192,7 +205,7 @@ test('jobs on disks are told, whosever they are', async (t) => {
 
 test('what happens while libvirtd is away is told when it is back', async (t) => {
   const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const domain = await plainMachine(rig);
   await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid);
   await rig.libvirt.killDaemon();
@@ -211,8 +224,8 @@ test('what happens while libvirtd is away is told when it is back', async (t) =>
 });
 
 test('a machine that was started anew while nobody looked has been off', async (t) => {
-  const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const rig = await libvirt();
+  const domain = await plainMachine(rig);
   await domain.start();
   const facts = await watchMachine(t, rig, domain.uuid, 60_000);
   const before = (await facts.watch.look()).runId;
@@ -225,7 +238,7 @@ test('a machine that was started anew while nobody looked has been off', async (
 
 test('a libvirt that cannot be reached is waited for', async (t) => {
   const rig = await startLibvirt(t);
-  const domain = await definePlainMachine(rig, 'machine');
+  const domain = await plainMachine(rig);
   await rig.libvirt.killDaemon();
   const facts = await watchMachine(t, rig, domain.uuid);
   assert.equal(facts.watch.isConnected, false);
