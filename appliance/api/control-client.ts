@@ -65,6 +65,13 @@ export class RemoteAppliance implements Appliance {
     this.call('catalogRebuild', params, context);
   readonly delete: Operation<'delete'> = (params, context) => this.call('delete', params, context);
   readonly undelete: Operation<'undelete'> = (params, context) => this.call('undelete', params, context);
+  readonly hold: Operation<'hold'> = (params, context) => this.call('hold', params, context);
+  readonly release: Operation<'release'> = (params, context) => this.call('release', params, context);
+  readonly lock: Operation<'lock'> = (params, context) => this.call('lock', params, context);
+  readonly retentionPreview: Operation<'retentionPreview'> = (params, context) =>
+    this.call('retentionPreview', params, context);
+  readonly retentionApply: Operation<'retentionApply'> = (params, context) =>
+    this.call('retentionApply', params, context);
   readonly gc: Operation<'gc'> = (params, context) => this.call('gc', params, context);
 
   async export(params: OperationParams<'export'>, context: OperationContext): Promise<ExportReport> {

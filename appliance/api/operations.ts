@@ -13,6 +13,24 @@ import type {
   WritesReport,
 } from './journal-operations.ts';
 import type {
+  CheckParams,
+  CheckReport,
+  GcParams,
+  GcReport,
+  RebuildReport,
+  StatusReport,
+} from './maintenance-operations.ts';
+import type {
+  GuardReport,
+  HoldParams,
+  LockParams,
+  PointGuardsReport,
+  RetentionApplyParams,
+  RetentionApplyReport,
+  RetentionParams,
+  RetentionReport,
+} from './retention-operations.ts';
+import type {
   FailbackParams,
   FailbackReport,
   FailoverParams,
@@ -213,6 +231,9 @@ export interface PointSummary {
   readonly durationMs: number;
   /** Its manifest disappeared from the repository: it cannot be restored, and what it holds is kept until it is deleted. */
   readonly lost: boolean;
+  /** What forbids that it is deleted, by any means; null for nothing. */
+  readonly hold: GuardReport | null;
+  readonly lock: GuardReport | null;
 }
 
 export interface PointParams {
@@ -228,6 +249,8 @@ export interface PointDetails {
   readonly usedBy: readonly string[];
   /** As in `PointSummary`; `point` is then what the catalog knows of it. */
   readonly lost: boolean;
+  readonly hold: GuardReport | null;
+  readonly lock: GuardReport | null;
 }
 
 export interface BootParams extends PointParams, ConnectParams {
@@ -345,43 +368,6 @@ export interface RestoreReport {
   readonly changes: readonly string[];
 }
 
-export interface CheckParams {
-  readonly readData?: boolean;
-}
-
-/** One defect, and what it touches. */
-export interface CheckFinding {
-  readonly what: string;
-  readonly object: string;
-  readonly touches: readonly {
-    readonly point: string;
-    readonly machine: string;
-    readonly disk: string;
-    readonly offset: number;
-    readonly length: number;
-  }[];
-}
-
-export interface CheckReport {
-  readonly ok: boolean;
-  readonly readData: boolean;
-  readonly points: number;
-  readonly packs: number;
-  readonly nodes: number;
-  readonly chunks: number;
-  readonly readBytes: number;
-  readonly durationMs: number;
-  readonly findings: readonly CheckFinding[];
-}
-
-export interface RebuildReport {
-  readonly points: number;
-  readonly packs: number;
-  readonly chunks: number;
-  readonly problems: readonly string[];
-  readonly durationMs: number;
-}
-
 export interface DeleteReport {
   readonly point: string;
   readonly machine: string;
@@ -389,41 +375,6 @@ export interface DeleteReport {
   readonly recoverableUntil: string | null;
   /** It was a lost point, which has been given up. */
   readonly lost: boolean;
-}
-
-export interface GcParams {
-  /** Also free what was deleted within the grace period. */
-  readonly now?: boolean;
-}
-
-export interface GcReport {
-  readonly liveBytes: number;
-  readonly packsDeleted: number;
-  readonly packsRewritten: number;
-  /** Packs that are mostly garbage and stay, because there is no room to copy what lives in them. */
-  readonly packsWithoutRoom: number;
-  readonly freedBytes: number;
-  /** Deleted points that are still within the grace period. */
-  readonly pointsInGrace: number;
-  readonly pointsPurged: number;
-  readonly durationMs: number;
-}
-
-/** What the repository holds. Deduplication ratio = logical / unique, compression ratio = unique / stored. */
-export interface StatusReport {
-  readonly state: string;
-  readonly repository: string;
-  readonly repositoryId: string;
-  readonly encryption: string;
-  readonly chunkBytes: number;
-  readonly points: number;
-  readonly machines: number;
-  /** Sum of the data of all points, as if each stood alone. */
-  readonly logicalBytes: number;
-  readonly uniqueBytes: number;
-  readonly storedBytes: number;
-  /** The process that serves the state, null when the command worked alone. */
-  readonly servicePid: number | null;
 }
 
 /** The operations, as the CLI and the service's clients call them. Errors are `ApplianceError`s. */
@@ -467,6 +418,13 @@ export interface Appliance extends AsyncDisposable {
   catalogRebuild(params: Record<string, never>, context: OperationContext): Promise<RebuildReport>;
   delete(params: PointParams & { readonly now?: boolean }, context: OperationContext): Promise<DeleteReport>;
   undelete(params: PointParams, context: OperationContext): Promise<DeleteReport>;
+  /** Forbids that a point is deleted, until `release` or a date. */
+  hold(params: HoldParams, context: OperationContext): Promise<PointGuardsReport>;
+  release(params: PointParams, context: OperationContext): Promise<PointGuardsReport>;
+  /** The same until a date, and nothing ends it before. */
+  lock(params: LockParams, context: OperationContext): Promise<PointGuardsReport>;
+  retentionPreview(params: RetentionParams, context: OperationContext): Promise<RetentionReport>;
+  retentionApply(params: RetentionApplyParams, context: OperationContext): Promise<RetentionApplyReport>;
   gc(params: GcParams, context: OperationContext): Promise<GcReport>;
 }
 

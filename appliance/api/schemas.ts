@@ -37,6 +37,20 @@ const flag = { type: 'boolean' } as const;
 const object = { type: 'object', additionalProperties: false } as const;
 /** MiB of memory: up to 16 TiB. */
 const mebibytes = { type: 'integer', minimum: 1, maximum: 2 ** 24 } as const;
+/** How many points a part of a retention rule keeps. */
+const keep = { type: 'integer', minimum: 1, maximum: 1_000_000 } as const;
+const retention = {
+  machine: text,
+  all: flag,
+  keepLast: keep,
+  keepHourly: keep,
+  keepDaily: keep,
+  keepWeekly: keep,
+  keepMonthly: keep,
+  keepYearly: keep,
+  keepWithin: text,
+  timeZone: text,
+} as const;
 const none = { ...object, required: [], properties: {} } as const;
 const named = { ...object, required: ['name'], properties: { name: text } } as const;
 
@@ -132,6 +146,11 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
   catalogRebuild: none,
   delete: { ...object, required: ['point'], properties: { point: text, now: flag } },
   undelete: { ...object, required: ['point'], properties: { point: text } },
+  hold: { ...object, required: ['point', 'reason'], properties: { point: text, reason: text, until: text } },
+  release: { ...object, required: ['point'], properties: { point: text } },
+  lock: { ...object, required: ['point', 'until'], properties: { point: text, until: text } },
+  retentionPreview: { ...object, required: [], properties: retention },
+  retentionApply: { ...object, required: [], properties: { ...retention, plan: text } },
   gc: { ...object, required: [], properties: { now: flag } },
 };
 

@@ -20,6 +20,7 @@ import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Journal } from '../volume/journal.ts';
+import { keepTime } from './lived-time.ts';
 import { PASS_THROUGH_MODE } from './runtime-directory.ts';
 import { RuntimeLease } from './runtime-lease.ts';
 import { SpareFollower, standbyPorts } from './standby-ports.ts';
@@ -68,8 +69,11 @@ export async function openStorage(foundation: Foundation): Promise<Storage & { r
   return { catalog, repository, reconciled };
 }
 
-export function openRepository({ store, config, masterKey, onFailure }: Foundation, catalog: Catalog): Repository {
-  return new Repository({ store, config, masterKey, index: catalog, onFailure });
+export function openRepository(
+  { store, config, masterKey, clock, onFailure }: Foundation,
+  catalog: Catalog,
+): Repository {
+  return new Repository({ store, config, masterKey, clock, index: catalog, onFailure });
 }
 
 /** Starts the services over an open storage, which belongs to the core from here on. */
@@ -81,8 +85,8 @@ export async function startCore(
   const { catalog, repository } = storage;
   const { state, clock } = foundation;
   await using scope = new AsyncDisposableStack();
-  scope.use(catalog);
-  scope.use(repository);
+  for (const part of [catalog, repository]) scope.use(part);
+  scope.use(await keepTime(repository, onNotice));
   const connections = scope.use(new ConnectionCache());
   const { path: runtimeDirectory } = scope.use(await RuntimeLease.take(state));
   const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), PASS_THROUGH_MODE);

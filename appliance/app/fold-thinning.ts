@@ -5,11 +5,12 @@ import type { MachineId } from '../core/ids.ts';
 import { surplusFolds } from '../protect/continuous/surplus-folds.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Core } from './core.ts';
-import { endPoint, usersOf } from './point-removal.ts';
+import { endPoint } from './point-removal.ts';
+import { isGuarded, usersOf } from './point-users.ts';
 
 /**
  * Deletes recovery points that sessions folded by themselves and that nothing needs any more; see `surplusFolds`. They can be
- * brought back as long as any deleted point. What is in use stays, and so does everything of a machine whose journal cannot be
+ * brought back as long as any deleted point. What is in use, held or locked stays, and so does everything of a machine whose journal cannot be
  * asked. Returns how many were deleted; problems are said.
  */
 export async function thinFolds(core: Core, clock: Clock, onNotice: (sentence: string) => void): Promise<number> {
@@ -39,7 +40,7 @@ async function thinMachine(
     journal !== undefined && (place?.logId !== journal.logId || place.sequence >= oldest);
   let count = 0;
   for (const point of surplusFolds(points, isNeeded, clock.nowMs())) {
-    if ((await usersOf(core, point)).length > 0) continue;
+    if ((await isGuarded(core, point)) || (await usersOf(core, point)).length > 0) continue;
     await endPoint(core, clock, point);
     count += 1;
   }

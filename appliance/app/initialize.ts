@@ -85,7 +85,7 @@ async function removeUnfinished(state: StateDirectory, store: DirectoryStore): P
     if (hasCode(error, 'REPOSITORY_KEY', 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) return;
     throw error;
   }
-  for (const folder of ['packs/', 'points/', 'deleted/', 'journals/']) {
+  for (const folder of ['packs/', 'points/', 'deleted/', 'holds/', 'locks/', 'journals/']) {
     if ((await store.list(folder)).length > 0) return;
   }
   await store.delete(CONFIG_KEY);

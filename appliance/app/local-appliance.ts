@@ -9,20 +9,24 @@ import type {
   WritesReport,
 } from '../api/journal-operations.ts';
 import type {
+  CheckParams,
+  CheckReport,
+  GcParams,
+  GcReport,
+  RebuildReport,
+  StatusReport,
+} from '../api/maintenance-operations.ts';
+import type {
   Appliance,
   BackupParams,
   BackupReport,
   BootedMachine,
   BootParams,
   BootReport,
-  CheckParams,
-  CheckReport,
   ConnectParams,
   DeleteReport,
   ExportParams,
   ExportReport,
-  GcParams,
-  GcReport,
   MachineDetails,
   MachineSummary,
   MigrateParams,
@@ -35,14 +39,21 @@ import type {
   PointsParams,
   ProtectionReport,
   ProtectParams,
-  RebuildReport,
   RestoreParams,
   RestoreReport,
-  StatusReport,
   StopParams,
   StopReport,
   UnprotectReport,
 } from '../api/operations.ts';
+import type {
+  HoldParams,
+  LockParams,
+  PointGuardsReport,
+  RetentionApplyParams,
+  RetentionApplyReport,
+  RetentionParams,
+  RetentionReport,
+} from '../api/retention-operations.ts';
 import type {
   FailbackParams,
   FailbackReport,
@@ -58,24 +69,23 @@ import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
-import { byAge, pointsOfMachine } from '../protect/point-selector.ts';
 import { findDomain } from '../protect/protect-service.ts';
-import { parseSelector, type Selector } from '../protect/selector.ts';
-import type { RecoveryPoint } from '../repository/manifest.ts';
+import { parseSelector } from '../protect/selector.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
 import { thinFolds } from './fold-thinning.ts';
+import { holdPoint, lockPoint, releasePoint } from './guarded-points.ts';
 import {
   bookmarkMachine,
   type JournalQuestions,
-  momentDetails,
   timelineReport,
   withTime,
   writesReport,
 } from './journal-operations.ts';
 import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
 import { migrateRequest } from './migrate-request.ts';
-import { deletePoint, findPointOrLost, findState, undeletePoint, usersOf } from './point-removal.ts';
+import { listPoints, pointDetails } from './point-list.ts';
+import { deletePoint, findState, undeletePoint } from './point-removal.ts';
 import {
   foldNow,
   pauseMachine,
@@ -84,7 +94,8 @@ import {
   protectMachine,
   unprotectMachine,
 } from './protection.ts';
-import { backupReport, machineDetails, machineSummary, pointSummary } from './reports.ts';
+import { backupReport, machineDetails, machineSummary } from './reports.ts';
+import { retentionApply, retentionPreview } from './retention.ts';
 import { rewindMachine } from './rewind-machine.ts';
 import { removeAbandonedRuntimes } from './runtime-lease.ts';
 import { SpaceReserve } from './space-reserve.ts';
@@ -199,20 +210,7 @@ export class LocalAppliance implements Appliance {
   }
 
   async points(params: PointsParams): Promise<readonly PointSummary[]> {
-    const core = await this.#open();
-    const listed = await core.catalog.points();
-    const lost = await core.catalog.lostPoints();
-    if (params.machine === undefined) return [...byMachine(listed, false), ...byMachine(lost, true)];
-    const points = [
-      ...pointsOfMachine(listed, params.machine).map((point) => pointSummary(point)),
-      ...pointsOfMachine(lost, params.machine).map((point) => pointSummary(point, true)),
-    ];
-    if (points.length === 0) {
-      throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${params.machine}`, {
-        hint: 'List all points with `understudy points`.',
-      });
-    }
-    return points;
+    return listPoints(await this.#open(), params);
   }
 
   async timeline(params: TimelineParams): Promise<TimelineReport> {
@@ -230,14 +228,7 @@ export class LocalAppliance implements Appliance {
 
   async pointShow(params: PointParams): Promise<PointDetails> {
     const core = await this.#open();
-    const selector = this.#selector(params);
-    if (selector.kind === 'machine') {
-      const state = await this.#state(core, params);
-      const moment = momentDetails(state, await core.catalog.points());
-      return { point: state.point, moment, usedBy: await usersOf(core, state.point), lost: false };
-    }
-    const { point, isLost } = await findPointOrLost(core, selector);
-    return { point, moment: null, usedBy: await usersOf(core, point), lost: isLost };
+    return pointDetails(core, this.#foundation.clock, params);
   }
 
   async boot(params: BootParams, context: OperationContext): Promise<BootReport> {
@@ -260,7 +251,8 @@ export class LocalAppliance implements Appliance {
   async rewind(params: PointParams, context: OperationContext): Promise<RewindReport> {
     this.#checkIsService();
     const core = await this.#open();
-    return withTime(await rewindMachine(core, this.#selector(params), this.#foundation.clock.nowMs(), context));
+    const nowMs = this.#foundation.clock.nowMs();
+    return withTime(await rewindMachine(core, parseSelector(params.point, nowMs), nowMs, context));
   }
 
   async standbyCreate(params: StandbyCreateParams): Promise<StandbySummary> {
@@ -340,6 +332,26 @@ export class LocalAppliance implements Appliance {
 
   async undelete(params: PointParams): Promise<DeleteReport> {
     return undeletePoint(await this.#open(), params);
+  }
+
+  async hold(params: HoldParams): Promise<PointGuardsReport> {
+    return holdPoint(await this.#open(), this.#foundation.clock, params);
+  }
+
+  async release(params: PointParams): Promise<PointGuardsReport> {
+    return releasePoint(await this.#open(), this.#foundation.clock, params);
+  }
+
+  async lock(params: LockParams): Promise<PointGuardsReport> {
+    return lockPoint(await this.#open(), this.#foundation.clock, params);
+  }
+
+  async retentionPreview(params: RetentionParams, context: OperationContext): Promise<RetentionReport> {
+    return retentionPreview(await this.#open(), this.#foundation.clock, params, context);
+  }
+
+  async retentionApply(params: RetentionApplyParams, context: OperationContext): Promise<RetentionApplyReport> {
+    return retentionApply(await this.#openToFree(), this.#foundation.clock, params, context);
   }
 
   async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
@@ -457,12 +469,9 @@ export class LocalAppliance implements Appliance {
     };
   }
 
-  #selector({ point }: PointParams): Selector {
-    return parseSelector(point, this.#foundation.clock.nowMs());
-  }
-
   #state(core: Core, params: PointParams): Promise<RecoverableState> {
-    return findState(core, this.#selector(params), this.#foundation.clock.nowMs());
+    const nowMs = this.#foundation.clock.nowMs();
+    return findState(core, parseSelector(params.point, nowMs), nowMs);
   }
 
   async #questions(): Promise<JournalQuestions> {
@@ -482,11 +491,4 @@ export class LocalAppliance implements Appliance {
   #uri(params: { readonly connect?: string | undefined }): string {
     return params.connect ?? this.#options.connect;
   }
-}
-
-/** Machines by name, the points of each newest first. */
-function byMachine(points: readonly RecoveryPoint[], isLost: boolean): PointSummary[] {
-  return [...Map.groupBy(points, ({ machine }) => machine.id).values()]
-    .sort(([a], [b]) => ((a?.machine.name ?? '') < (b?.machine.name ?? '') ? -1 : 1))
-    .flatMap((ofMachine) => ofMachine.sort(byAge).map((point) => pointSummary(point, isLost)));
 }

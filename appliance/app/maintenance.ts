@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { CheckReport, GcReport, OperationContext, StatusReport } from '../api/operations.ts';
+import type { CheckReport, GcReport, StatusReport } from '../api/maintenance-operations.ts';
+import type { OperationContext } from '../api/operations.ts';
 import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import { check } from '../repository/scrub.ts';
 import type { Core, Foundation } from './core.ts';

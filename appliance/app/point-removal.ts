@@ -7,12 +7,9 @@ import { selectState } from '../protect/select-state.ts';
 import { parseSelector, type Selector } from '../protect/selector.ts';
 import { DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
-import type { Journal } from '../volume/journal.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { Core } from './core.ts';
-
-/** Why a journal will not be opened again. */
-const LOST_JOURNAL = ['WRITE_LOG_CORRUPT', 'REPOSITORY_KEY', 'REPOSITORY_FORMAT', 'BAD_ARGUMENT'] as const;
+import { usersOf } from './point-users.ts';
 
 /** A point that was named, listed or lost. */
 export interface NamedPoint {
@@ -56,7 +53,7 @@ export async function findPointOrLost({ catalog }: Core, selector: Selector): Pr
 
 /**
  * Ends a point, or gives a lost one up.
- * @throws ApplianceError POINT_IN_USE, POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, REPOSITORY_CORRUPT, NO_SPACE
+ * @throws ApplianceError POINT_IN_USE, POINT_LOCKED, POINT_HELD, POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, REPOSITORY_CORRUPT, NO_SPACE
  */
 export async function deletePoint(
   core: Core,
@@ -64,9 +61,7 @@ export async function deletePoint(
   params: PointParams & { readonly now?: boolean },
   onNotice: (sentence: string) => void,
 ): Promise<DeleteReport> {
-  const selector = parseSelector(params.point, clock.nowMs());
-  if (selector.kind === 'machine') await refuseMoment(core, clock, selector, params.point);
-  const { point, isLost } = await findPointOrLost(core, selector);
+  const { point, isLost } = await findWholePoint(core, clock, params.point);
   const users = isLost ? [] : await usersOf(core, point);
   if (users.length > 0) {
     throw new ApplianceError('POINT_IN_USE', `recovery point ${point.id} is in use by ${users.join(', ')}`, {
@@ -75,6 +70,7 @@ export async function deletePoint(
   }
   const answer = { point: point.id, machine: point.machine.name };
   if (isLost && !(await hasReturned(core, point))) {
+    await core.repository.guards.refuseDeletion({ machineId: point.machine.id, pointId: point.id });
     onNotice(lostWarning(point));
     await core.catalog.forgetLostPoint(point.id);
     return { ...answer, recoverableUntil: null, lost: true };
@@ -112,6 +108,13 @@ export async function undeletePoint({ catalog, repository }: Core, params: Point
   return { point: point.id, machine: point.machine.name, recoverableUntil: null, lost: false };
 }
 
+/** The recovery point that an expression means, lost ones by id. @throws ApplianceError as `findPointOrLost`; BAD_ARGUMENT for a moment of a journal */
+export async function findWholePoint(core: Core, clock: Clock, expression: string): Promise<NamedPoint> {
+  const selector = parseSelector(expression, clock.nowMs());
+  if (selector.kind === 'machine') await refuseMoment(core, clock, selector, expression);
+  return findPointOrLost(core, selector);
+}
+
 /** What of a journal is newer than a point, or between two, must not end with the point beneath. */
 async function refuseMoment(core: Core, clock: Clock, selector: Selector, expression: string): Promise<void> {
   const { point, moment } = await findState(core, selector, clock.nowMs());
@@ -137,6 +140,7 @@ async function hasReturned({ catalog, repository }: Core, point: RecoveryPoint):
 
 /** Off the list first: interrupted in between, the next start lists the point again, and nothing is taken for lost. */
 async function purge({ catalog, repository }: Core, point: RecoveryPoint): Promise<void> {
+  await repository.guards.refuseDeletion({ machineId: point.machine.id, pointId: point.id });
   await catalog.deletePoint(point.id);
   try {
     await repository.manifests.purge({ machineId: point.machine.id, pointId: point.id });
@@ -144,33 +148,4 @@ async function purge({ catalog, repository }: Core, point: RecoveryPoint): Promi
     await catalog.putPoint(point);
     throw error;
   }
-}
-
-/** What keeps a point from being deleted, in words. */
-export async function usersOf({ recover, continuous, journalOf }: Core, point: RecoveryPoint): Promise<string[]> {
-  const users = [...recover.usedBy(point.id), ...continuous.usedBy(point.id)];
-  return users.length > 0 || point.journal === undefined ? users : momentsOn(journalOf, point);
-}
-
-/**
- * The journal, when moments that it offers rest on the point: without it they could not be recovered any more, and no other
- * point can stand for it. A journal that is damaged for good offers none; one that cannot be opened now may, later.
- */
-async function momentsOn(journalOf: Core['journalOf'], { id, machine }: RecoveryPoint): Promise<string[]> {
-  let journal: Journal | undefined;
-  try {
-    journal = await journalOf(machine.id);
-  } catch (error) {
-    if (hasCode(error, ...LOST_JOURNAL)) return [];
-    if (!(error instanceof ApplianceError)) throw error;
-    return [`the journal of ${machine.name}, perhaps: it cannot be opened now (${error.message})`];
-  }
-  const { folds = [] } = journal ?? {};
-  const index = folds.findIndex(({ pointId }) => pointId === id);
-  const fold = folds[index];
-  if (journal === undefined || fold === undefined) return [];
-  const end = folds[index + 1]?.sequence ?? Number.POSITIVE_INFINITY;
-  const { stretches } = await journal.timeline({ buckets: 0 });
-  const resting = stretches.some((one) => one.end.sequence > fold.sequence && one.begin.sequence < end);
-  return resting ? [`the journal of ${machine.name}, whose moments after it rest on it`] : [];
 }

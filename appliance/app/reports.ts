@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BackupReport, MachineDetails, MachineDisk, MachineSummary, PointSummary } from '../api/operations.ts';
+import type { GuardReport } from '../api/retention-operations.ts';
 import { sourceText } from '../cbt/plan-disks.ts';
 import type { Machine } from '../hypervisor/libvirt/inventory.ts';
 import { pointsOfMachine } from '../protect/point-selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
+import type { PointGuard } from '../repository/point-guard.ts';
 
 /** Pure translations of what the services know into what the operations answer. */
 
@@ -58,7 +60,16 @@ export function backupReport(point: RecoveryPoint, notices: readonly string[]): 
   };
 }
 
-export function pointSummary(point: RecoveryPoint, isLost = false): PointSummary {
+/** A hold or a lock as the operations show it. */
+export function guardReport(guard: PointGuard | undefined): GuardReport | null {
+  return guard === undefined ? null : { reason: guard.reason, since: guard.since, until: guard.until };
+}
+
+export function pointSummary(
+  point: RecoveryPoint,
+  { hold, lock }: Pick<PointSummary, 'hold' | 'lock'>,
+  isLost: boolean,
+): PointSummary {
   const sum = (of: (disk: RecoveryPoint['disks'][number]) => number): number =>
     point.disks.reduce((total, disk) => total + of(disk), 0);
   return {
@@ -76,5 +87,7 @@ export function pointSummary(point: RecoveryPoint, isLost = false): PointSummary
     storedBytes: sum((disk) => disk.stats.storedBytes),
     durationMs: point.durationMs,
     lost: isLost,
+    hold,
+    lock,
   };
 }

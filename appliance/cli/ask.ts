@@ -6,20 +6,20 @@ import type { CommandRun } from './command-run.ts';
 import { plain } from './format.ts';
 
 /**
- * Goes on only when the person types the machine's name, or gave `--yes`.
+ * Goes on only when the person types the machine's name (or another word, which `asked` describes).
  *
  * @throws CONFIRMATION_NEEDED when nobody can be asked, or something else was typed; ABORTED
  */
 export async function confirmByName(
   run: CommandRun,
-  question: { readonly name: string; readonly consequence: string },
+  question: { readonly name: string; readonly consequence: string; readonly asked?: string },
 ): Promise<void> {
-  const { name, consequence } = question;
+  const { name, consequence, asked = "the machine's name" } = question;
   if (!run.canAsk()) throw new ApplianceError('CONFIRMATION_NEEDED', consequence);
   run.writeError(`${plain(consequence)}\n`);
-  const answer = await askLine(run, `Type the machine's name (${plain(name)}) to go on: `);
+  const answer = await askLine(run, `Type ${asked} (${plain(name)}) to go on: `);
   if (answer !== name) {
-    throw new ApplianceError('CONFIRMATION_NEEDED', 'that is not the name of the machine; nothing was changed');
+    throw new ApplianceError('CONFIRMATION_NEEDED', `that is not ${asked}; nothing was changed`);
   }
 }
 

@@ -6,6 +6,7 @@ import { addBoot } from './commands/boot.ts';
 import { addCheck } from './commands/check.ts';
 import { addDelete } from './commands/delete.ts';
 import { addExport } from './commands/export.ts';
+import { addGuards } from './commands/guards.ts';
 import { addInit } from './commands/init.ts';
 import { addJournal } from './commands/journal.ts';
 import { addMachine } from './commands/machine.ts';
@@ -13,6 +14,7 @@ import { addMigrate } from './commands/migrate.ts';
 import { addPoints } from './commands/points.ts';
 import { addProtect } from './commands/protect.ts';
 import { addRestore } from './commands/restore.ts';
+import { addRetention } from './commands/retention.ts';
 import { addServe } from './commands/serve.ts';
 import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
@@ -65,6 +67,8 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   program.commandsGroup('Maintain:');
   addCheck(program, cli);
   addDelete(program, cli);
+  addRetention(program, cli);
+  addGuards(program, cli);
   addServe(program, cli);
   return program;
 }

@@ -34,6 +34,20 @@ export function indented(text: string, by: string = GAP): string {
   return text.replace(/^(?=.)/gm, by);
 }
 
+/** Text in lines of at most so many characters, broken at spaces; a longer word is cut. */
+export function wrapped(text: string, columns: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  const words = text.split(' ').flatMap((word) => word.match(new RegExp(`.{1,${columns}}`, 'gu')) ?? []);
+  for (const word of words) {
+    if (line !== '' && line.length + 1 + word.length > columns) {
+      lines.push(line);
+      line = word;
+    } else line = line === '' ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
+}
+
 function borderless(aligns: ('left' | 'right')[]): Table.Table {
   return new Table({
     chars: { ...NO_BORDERS, middle: GAP },

@@ -165,6 +165,16 @@ export const ERROR_CODES = {
     exit: 'busy',
     hint: 'Stop the machine or the export that uses it first; what a journal needs can go when its window has passed.',
   },
+  POINT_HELD: {
+    retry: 'after-repair',
+    exit: 'busy',
+    hint: '`understudy release` ends the hold; `understudy point show` says why it is held.',
+  },
+  POINT_LOCKED: {
+    retry: 'never',
+    exit: 'busy',
+    hint: 'Nobody can delete it before that date, and nothing shortens the lock.',
+  },
   MACHINE_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the machines with `understudy machine list`.' },
   DISK_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'Show the disks with `understudy point show`.' },
 

@@ -66,8 +66,10 @@ export async function removeOrigin(
     for (const point of await catalog.points()) {
       const isOrigin = isOf(point, session) && point.journal?.sequence === 0 && point.parent === session.point.id;
       if (!isOrigin || isUsed(point.id)) continue;
+      const ref = { machineId: point.machine.id, pointId: point.id };
+      await repository.guards.refuseDeletion(ref);
       await catalog.deletePoint(point.id);
-      await repository.manifests.purge({ machineId: point.machine.id, pointId: point.id });
+      await repository.manifests.purge(ref);
     }
     return undefined;
   } catch (error) {

@@ -217,6 +217,7 @@ export class Rewinds {
   async #removePoint(session: Session, pointId: RecoveryPoint['id']): Promise<void> {
     const { repository, catalog } = this.#with.parts;
     const ref = { machineId: historyIdOf(session), pointId };
+    await repository.guards.refuseDeletion(ref);
     await catalog.deletePoint(pointId);
     if (await repository.manifests.has(ref)) await repository.manifests.purge(ref);
   }

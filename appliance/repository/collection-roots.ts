@@ -82,12 +82,20 @@ async function gather(
   const clockDoubt = time.graceMs === 0 ? 'none' : doubtOf(time, newestMs, before);
   const isExpired = (deletedAtMs: number): boolean =>
     time.graceMs === 0 || (clockDoubt === 'none' && time.nowMs - deletedAtMs >= time.graceMs);
-  const expired = deleted.filter(({ deletedAtMs }) => isExpired(deletedAtMs)).map(({ ref }) => ref);
-  const kept = deleted.filter(({ deletedAtMs }) => !isExpired(deletedAtMs));
-  for (const { point } of kept) keep(point);
+  const expired: ManifestRef[] = [];
+  for (const { ref, point, deletedAtMs } of deleted) {
+    if (isExpired(deletedAtMs) && !(await isGuarded(repository, ref))) expired.push(ref);
+    else keep(point);
+  }
   manifests.condemn(expired.map(({ pointId }) => pointId));
   await index.putNote(CLOCK_NOTE, { seenMs: time.nowMs, doubt: clockDoubt } satisfies ClockNote);
-  return { maps, chunks, expired, staleCopies, keptDeletedPoints: kept.length, clockDoubt };
+  return { maps, chunks, expired, staleCopies, keptDeletedPoints: deleted.length - expired.length, clockDoubt };
+}
+
+/** Deleting refuses a held or locked point; one that is among the deleted all the same is not removed for good. */
+async function isGuarded({ guards }: Repository, ref: ManifestRef): Promise<boolean> {
+  const { hold, lock } = await guards.inForce(ref);
+  return hold !== undefined || lock !== undefined;
 }
 
 interface ClockNote {

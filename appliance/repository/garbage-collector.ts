@@ -176,6 +176,7 @@ class Collection {
         this.#throwIfAborted();
         await this.#repository.store.delete(deletedPointKey(ref.machineId, ref.pointId));
       }
+      for (const ref of expired) await this.#repository.guards.forget(ref);
     } finally {
       // After an error those that are left can be brought back again: nothing of them is swept.
       this.#repository.manifests.pardon(expired.map(({ pointId }) => pointId));

@@ -6,6 +6,7 @@ import { corruptObject } from './authenticated-json.ts';
 import { type DeletedPoint, decodeDeletedPoint, deletedPointKey, encodeDeletedPoint } from './deleted-point.ts';
 import { decodeManifest, encodeManifest, manifestKey, type RecoveryPoint } from './manifest.ts';
 import type { ObjectStore } from './object-store.ts';
+import type { PointGuards } from './point-guards.ts';
 
 const POINTS = 'points/';
 const DELETED = 'deleted/';
@@ -21,18 +22,21 @@ export interface ManifestRef {
  * The recovery points of a repository: a point exists exactly while its manifest does.
  *
  * Deleting moves a manifest from `points/` to `deleted/`, the copy being durable before the original goes; bringing it
- * back is the same the other way round. A crash in between leaves both, and then the point exists.
+ * back is the same the other way round. A crash in between leaves both, and then the point exists. A point that is held or
+ * locked does not end: `delete` and `purge` ask `guards` in the turn in which they act, and holds and locks are placed in one.
  */
 export class ManifestStore {
   readonly #store: ObjectStore;
   readonly #key: KeyObject;
+  readonly #guards: PointGuards;
   /** Deleted points that garbage collection has decided to remove. */
   readonly #condemned = new Set<PointId>();
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor(store: ObjectStore, key: KeyObject) {
+  constructor(store: ObjectStore, key: KeyObject, guards: PointGuards) {
     this.#store = store;
     this.#key = key;
+    this.#guards = guards;
   }
 
   /** Makes the point exist; durable when settled. Everything that it names must be durable before. */
@@ -99,10 +103,12 @@ export class ManifestStore {
 
   /**
    * Ends a point; `undelete` brings it back until garbage collection finds its grace period over. Durable when settled.
-   * @throws ApplianceError OBJECT_NOT_FOUND, REPOSITORY_CORRUPT (use `purge`), NO_SPACE (the copy has no room: `purge`)
+   * @throws ApplianceError POINT_LOCKED, POINT_HELD, OBJECT_NOT_FOUND, REPOSITORY_CORRUPT (use `purge`), NO_SPACE (the copy has
+   * no room: `purge`)
    */
   delete(ref: ManifestRef, nowMs: number): Promise<void> {
     return this.#inTurn(async () => {
+      await this.#guards.refuseDeletion(ref);
       const point = await this.get(ref);
       const copy = encodeDeletedPoint(point, nowMs, this.#key);
       await this.#store.replace(deletedPointKey(ref.machineId, ref.pointId), copy);
@@ -124,12 +130,14 @@ export class ManifestStore {
     });
   }
 
-  /** Ends a point for good, deleted before or not, whatever state its manifest is in. Needs no space. */
+  /** Ends a point for good, deleted before or not, whatever state its manifest is in. Needs no space. @throws ApplianceError POINT_LOCKED, POINT_HELD */
   purge(ref: ManifestRef): Promise<void> {
     return this.#inTurn(async () => {
+      await this.#guards.refuseDeletion(ref);
       // The listed one last: interrupted in between, the point is as it was.
       await this.#store.delete(deletedPointKey(ref.machineId, ref.pointId));
       await this.#store.delete(manifestKey(ref.machineId, ref.pointId));
+      await this.#guards.forget(ref);
     });
   }
 

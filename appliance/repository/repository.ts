@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { availableParallelism } from 'node:os';
+import { type Clock, systemClock } from '../core/clock.ts';
 import { CONTENT_ID_BYTES, type ContentKey } from '../core/content-id.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { type FileSystem, realFileSystem } from '../core/file-system.ts';
 import type { PackId } from '../core/ids.ts';
+import { type HostUptime, hostUptime } from '../core/uptime.ts';
 import { Arena, SlabPool } from './arena.ts';
 import type { ChunkIndex } from './chunk-index.ts';
 import { ChunkReader, chunkReaderArenaBytes } from './chunk-reader.ts';
@@ -15,6 +17,7 @@ import { FrameCodec } from './frame-codec.ts';
 import { deriveKeys, type RepositoryKeys } from './keys.ts';
 import { ManifestStore } from './manifest-store.ts';
 import type { ObjectStore } from './object-store.ts';
+import { PointGuards } from './point-guards.ts';
 
 /** Bytes of content in a slab: what one message to a worker covers. */
 const SLAB_CONTENT_BYTES: number = MIB;
@@ -50,6 +53,9 @@ export interface RepositoryParts {
   readonly masterKey: Buffer;
   readonly index: ChunkIndex;
   readonly resources?: Partial<RepositoryResources>;
+  /** What dates of holds and locks wait for; default: the machine's. */
+  readonly clock?: Clock;
+  readonly uptime?: () => HostUptime;
   /** Called once when nothing can be read or written any more, whatever is tried: the process has to be started anew. */
   readonly onFailure?: ((error: ApplianceError) => void) | undefined;
 }
@@ -72,6 +78,8 @@ export class Repository implements AsyncDisposable {
   readonly fileSystem: FileSystem;
   readonly reader: ChunkReader;
   readonly manifests: ManifestStore;
+  /** Holds and locks of points. */
+  readonly guards: PointGuards;
   readonly pool: CodecPool;
   /**
    * Packs that are being removed, or were: nothing may be deduplicated against them any more. An id stays here after the
@@ -123,7 +131,9 @@ export class Repository implements AsyncDisposable {
       chunkBytes: config.chunkBytes,
       cacheBytes: resources.cacheBytes,
     });
-    this.manifests = new ManifestStore(store, this.keys.manifest);
+    const { clock = systemClock, uptime = hostUptime } = parts;
+    this.guards = new PointGuards(store, this.keys.manifest, { clock, uptime });
+    this.manifests = new ManifestStore(store, this.keys.manifest, this.guards);
   }
 
   get chunkBytes(): number {

@@ -9,6 +9,7 @@ import { traceDamage } from './damage-trace.ts';
 import { deletedPointKey } from './deleted-point.ts';
 import { NODE_FANOUT, NODE_HEADER_BYTES } from './format.ts';
 import { IdSet } from './id-set.ts';
+import { LIVED_TIME_KEY, readLivedTime } from './lived-time.ts';
 import { manifestKey, type RecoveryPoint, rootsOf } from './manifest.ts';
 import { walkMaps } from './map-walk.ts';
 import { isZeroChild } from './node.ts';
@@ -81,6 +82,7 @@ class Check {
       checkStoredConfig(this.#repository.store, this.#repository.keys.manifest),
     );
     const points = await this.#checkPoints();
+    await this.#checkGuards();
     const packs = await checkPacks({
       repository: this.#repository,
       index: this.#index,
@@ -131,6 +133,14 @@ class Check {
       this.#findings.add({ object: manifestKey(machine.id, id), what });
     }
     return points;
+  }
+
+  /** Holds, locks, and the record of the time that their dates wait for. */
+  async #checkGuards(): Promise<void> {
+    const { guards, store, keys } = this.#repository;
+    await this.#findings.examine(LIVED_TIME_KEY, () => readLivedTime(store, keys.manifest));
+    const objects = await this.#findings.examine('holds and locks', () => guards.keys());
+    for (const object of objects ?? []) await this.#findings.examine(object, () => guards.read(object));
   }
 
   async #compareRecord(point: RecoveryPoint, record: RecoveryPoint | undefined): Promise<void> {

@@ -53,7 +53,7 @@ async function makeScene(t: TestContext): Promise<Scene> {
       catalog: fixture.catalog,
       repository: fixture.repository,
       recover: { usedBy },
-      continuous: { usedBy: () => [] },
+      continuous: { usedBy: () => [], journalOf: async () => undefined },
       journalOf: () =>
         scene.failure === undefined
           ? Promise.resolve({ ...scene.journal, timeline: () => Promise.resolve({ stretches: [] }) })
@@ -87,6 +87,18 @@ test('what is in use stays, and everything of a journal that cannot be asked', a
   scene.users.set(scene.folds[1]?.id ?? '', 'the machine web-2');
   assert.equal(await thinFolds(scene.core, systemClock, assert.fail), 3);
   assert.deepEqual(await listed(scene), [2, 5]);
+});
+
+test('what is held or locked stays, and what is beside it goes', async (t) => {
+  const scene = await makeScene(t);
+  const { guards } = scene.fixture.repository;
+  const [held, locked] = scene.folds.map(({ id, machine }) => ({ machineId: machine.id, pointId: id }));
+  assert.ok(held !== undefined && locked !== undefined);
+  await guards.hold(held, { reason: 'audit', untilMs: null });
+  await guards.lock(locked, systemClock.nowMs() + 60_000);
+  scene.journal = { logId: LOG, folds: [{ pointId: scene.folds[4]?.id ?? '', sequence: 50 }] };
+  assert.equal(await thinFolds(scene.core, systemClock, assert.fail), 2);
+  assert.deepEqual(await listed(scene), [1, 2, 5]);
 });
 
 test('of another journal than the one that can be asked nothing is deleted', async (t) => {

@@ -7,7 +7,7 @@ import {
   timelineReport,
   writesReport,
 } from '../../appliance/app/journal-operations.ts';
-import { usersOf } from '../../appliance/app/point-removal.ts';
+import { usersOf } from '../../appliance/app/point-users.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { selectState } from '../../appliance/protect/select-state.ts';
 import { formatTimeUs, parseSelector } from '../../appliance/protect/selector.ts';
@@ -152,7 +152,7 @@ test('a recovery point on which moments rest is in use, and free when none do', 
   const { base, fixture, journal } = await story(t);
   const core = {
     recover: { usedBy: () => [] },
-    continuous: { usedBy: () => [] },
+    continuous: { usedBy: () => [], journalOf: async () => undefined },
     journalOf: async () => journal,
   } as unknown as Core;
   const points = await fixture.catalog.points();
@@ -164,6 +164,8 @@ test('a recovery point on which moments rest is in use, and free when none do', 
   assert.deepEqual(await usersOf(core, foreign ?? fold), []);
   const gone = { ...core, journalOf: async () => undefined } as unknown as Core;
   assert.deepEqual(await usersOf(gone, base), []);
+  const hidden = { ...gone, continuous: { usedBy: () => [], journalOf: async () => journal } } as unknown as Core;
+  assert.equal((await usersOf(hidden, base)).length, 1, 'a machine may have two journals');
   const fails = (code: 'WRITE_LOG_CORRUPT' | 'LOCKED'): Core =>
     ({ ...core, journalOf: () => Promise.reject(new ApplianceError(code, 'it fails')) }) as unknown as Core;
   assert.deepEqual(await usersOf(fails('WRITE_LOG_CORRUPT'), base), []);

@@ -5,8 +5,10 @@ import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { CliTest, runCommand } from '../support/cli-harness.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { suite } from '../support/suite.ts';
 
+const { guards } = fakeRetentionResults;
 const test = suite('commands');
 /** Control characters other than the line feed. */
 const CONTROL = /(?!\n)\p{Cc}/u;
@@ -100,6 +102,32 @@ const COMMANDS: readonly {
   { line: 'delete web@-1 --yes', name: 'delete', params: { point: 'web@-1' }, result: fakeResults.delete },
   { line: 'delete 3f --yes --now', name: 'delete', params: { point: '3f', now: true }, result: fakeResults.delete },
   { line: 'undelete 3f', name: 'undelete', params: { point: '3f' }, result: fakeResults.delete },
+  { line: 'hold 3f --reason audit', name: 'hold', params: { point: '3f', reason: 'audit' }, result: guards },
+  {
+    line: 'hold 3f --reason audit --until 2027-01-01',
+    name: 'hold',
+    params: { point: '3f', reason: 'audit', until: '2027-01-01' },
+    result: guards,
+  },
+  { line: 'release 3f', name: 'release', params: { point: '3f' }, result: guards },
+  {
+    line: 'lock 3f --until 2027-01-01 --yes',
+    name: 'lock',
+    params: { point: '3f', until: '2027-01-01' },
+    result: guards,
+  },
+  {
+    line: 'retention preview web --keep-last 3 --keep-hourly 24 --keep-daily 7 --time-zone UTC',
+    name: 'retentionPreview',
+    params: { machine: 'web', keepLast: 3, keepHourly: 24, keepDaily: 7, timeZone: 'UTC' },
+    result: fakeRetentionResults.preview,
+  },
+  {
+    line: 'retention apply --all --keep-weekly 4 --keep-monthly 12 --keep-yearly 3 --keep-within 14d --time-zone UTC --yes',
+    name: 'retentionApply',
+    params: { all: true, keepWeekly: 4, keepMonthly: 12, keepYearly: 3, keepWithin: '14d', timeZone: 'UTC' },
+    result: fakeRetentionResults.apply,
+  },
   { line: 'gc', name: 'gc', params: {}, result: fakeResults.gc },
   { line: 'gc --now', name: 'gc', params: { now: true }, result: fakeResults.gc },
 ];

@@ -7,6 +7,7 @@ import { troublesOf } from '../../appliance/cli/commands/protect.ts';
 import { shortIds } from '../../appliance/cli/format.ts';
 import { runCommand } from '../support/cli-harness.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { fakeStandbyResults } from '../support/fake-standby.ts';
 import { suite } from '../support/suite.ts';
 
@@ -54,6 +55,19 @@ async function linesOf(line: string): Promise<string[]> {
   assert.equal(exitCode, 0);
   return stdout.trimEnd().split('\n');
 }
+
+test(`\`retention preview\` fits in ${TERMINAL_COLUMNS} columns, whatever the names and reasons`, async () => {
+  const [first] = fakeRetentionResults.preview.points;
+  assert.ok(first !== undefined);
+  const other = { ...first, machine: `${NAME}-and-more`, machineId: 'another', reasons: [`held: ${'x'.repeat(200)}`] };
+  for (const points of [fakeRetentionResults.preview.points, [...fakeRetentionResults.preview.points, other]]) {
+    const { stdout } = await runCommand(['retention', 'preview', '--all', '--keep-last', '1'], {
+      behaviour: { retentionPreview: async () => ({ ...fakeRetentionResults.preview, points }) },
+    });
+    for (const text of stdout.split('\n')) assert.ok(text.length <= TERMINAL_COLUMNS, `${text.length}: ${text}`);
+    assert.match(stdout, /3f2a91c0 .* keep {2}the newest point;/);
+  }
+});
 
 for (const [line, columns] of [
   ['points', TERMINAL_COLUMNS],

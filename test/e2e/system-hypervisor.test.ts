@@ -4,13 +4,13 @@ import { spawnSync } from 'node:child_process';
 import { chmod, chown, mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { StatusReport } from '../../appliance/api/maintenance-operations.ts';
 import type {
   BackupReport,
   BootReport,
   MigrateReport,
   PointDetails,
   RestoreReport,
-  StatusReport,
   StopReport,
 } from '../../appliance/api/operations.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
 import { keyAt, keyToHex } from '../../appliance/core/content-id.ts';
-import { parsePackId } from '../../appliance/core/ids.ts';
+import { parseMachineId, parsePackId, parsePointId } from '../../appliance/core/ids.ts';
+import { DirectoryStore } from '../../appliance/repository/directory-store.ts';
 import {
   DEFAULT_CHUNK_BYTES,
   FRAME_CIPHER,
@@ -17,6 +18,7 @@ import {
 import { readFrameHeader } from '../../appliance/repository/frame.ts';
 import { FrameCodec } from '../../appliance/repository/frame-codec.ts';
 import { contentId, deriveKeys, derivePackKey } from '../../appliance/repository/keys.ts';
+import { LIVED_TIME_KEY, readLivedTime } from '../../appliance/repository/lived-time.ts';
 import { decodeManifest, encodeManifest } from '../../appliance/repository/manifest.ts';
 import { checkNode, childKey, dataChunksOf } from '../../appliance/repository/node.ts';
 import {
@@ -26,6 +28,7 @@ import {
   encodePackHeader,
   type PackEntry,
 } from '../../appliance/repository/pack-format.ts';
+import { decodeGuard, encodeGuard } from '../../appliance/repository/point-guard.ts';
 import { formatRecoveryKey } from '../../appliance/repository/recovery-key.ts';
 import { hexExample } from '../support/hex-example.ts';
 import { suite } from '../support/suite.ts';
@@ -141,4 +144,20 @@ test("the example manifest is the one that the program writes, with its point's 
     timeUs: Date.parse(point.createdAt) * 1000,
     disks: { vda: 0 },
   });
+});
+
+test('the example lock and its record of the time are those that the program writes', async (t) => {
+  const { manifest: key } = deriveKeys(MASTER_KEY, REPOSITORY_ID, true);
+  const section = (await page('repository')).split('### Example lock')[1] ?? '';
+  const [lock = '', clock = ''] = [...section.matchAll(/```json\n([^]*?)```/g)].map((match) => match[1]);
+  const point = {
+    machineId: parseMachineId('40414243-4445-4647-8849-4a4b4c4d4e4f'),
+    pointId: parsePointId('3031323334353637'),
+  };
+  const guard = decodeGuard(Buffer.from(lock), key, { kind: 'lock', point });
+  assert.equal(encodeGuard(guard, key).toString(), lock);
+  assert.equal((guard.untilLivedMs ?? 0) - guard.sinceLivedMs, Date.parse(guard.until ?? '') - Date.parse(guard.since));
+  const store = await DirectoryStore.open(await t.tempDir());
+  await store.put(LIVED_TIME_KEY, Buffer.from(clock));
+  assert.equal((await readLivedTime(store, key))?.livedMs, guard.sinceLivedMs);
 });

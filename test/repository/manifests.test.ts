@@ -3,8 +3,10 @@ import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { newPointId, parseMachineId } from '../../appliance/core/ids.ts';
+import { hostUptime } from '../../appliance/core/uptime.ts';
 import { canonicalJson } from '../../appliance/repository/authenticated-json.ts';
 import {
   checkMasterKey,
@@ -19,6 +21,7 @@ import { FORMAT_VERSION } from '../../appliance/repository/format.ts';
 import { deriveKeys } from '../../appliance/repository/keys.ts';
 import { decodeManifest, encodeManifest, type RecoveryPoint, rootsOf } from '../../appliance/repository/manifest.ts';
 import { ManifestStore } from '../../appliance/repository/manifest-store.ts';
+import { PointGuards } from '../../appliance/repository/point-guards.ts';
 import { formatRecoveryKey, newRecoveryKey, parseRecoveryKey } from '../../appliance/repository/recovery-key.ts';
 import { MACHINE_ID } from '../support/point-model.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
@@ -125,7 +128,7 @@ test('a deleted point does not pass for a listed one, nor the other way round', 
 
 test('a manifest under the name of another point or machine is refused', async (t) => {
   const root = await t.tempDir();
-  const manifests = new ManifestStore(await DirectoryStore.open(root), KEY);
+  const manifests = await openManifests(root);
   const [one, two] = [makePoint(), makePoint()];
   await manifests.put(one);
   await manifests.put(two);
@@ -135,13 +138,13 @@ test('a manifest under the name of another point or machine is refused', async (
 });
 
 test('what the point would not read back as is not stored', async (t) => {
-  const manifests = new ManifestStore(await DirectoryStore.open(await t.tempDir()), KEY);
+  const manifests = await openManifests(await t.tempDir());
   await rejectsWith(manifests.put(makePoint({ disks: [] })), 'REPOSITORY_CORRUPT');
   assert.deepEqual(await manifests.list(), []);
 });
 
 test('deleting, bringing back and purging move a point between the lists', async (t) => {
-  const manifests = new ManifestStore(await DirectoryStore.open(await t.tempDir()), KEY);
+  const manifests = await openManifests(await t.tempDir());
   const point = makePoint();
   const ref = { machineId: point.machine.id, pointId: point.id };
   const lists = async (): Promise<unknown> => [await manifests.list(), await manifests.listDeleted()];
@@ -260,3 +263,8 @@ keys('a configuration that asks for a costlier key derivation, or is no JSON, is
     await rejectsWith(loadConfig(await DirectoryStore.open(root), root), 'REPOSITORY_FORMAT');
   }
 });
+
+async function openManifests(root: string): Promise<ManifestStore> {
+  const store = await DirectoryStore.open(root);
+  return new ManifestStore(store, KEY, new PointGuards(store, KEY, { clock: systemClock, uptime: hostUptime }));
+}

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/journal-operations.ts';
+import type { CheckReport, GcReport, RebuildReport, StatusReport } from '../../appliance/api/maintenance-operations.ts';
 import type {
   Appliance,
   BackupReport,
   BootedMachine,
   BootReport,
-  CheckReport,
   DeleteReport,
   ExportReport,
-  GcReport,
   MachineDetails,
   MigrateReport,
   OperationContext,
@@ -16,14 +15,13 @@ import type {
   PointDetails,
   PointSummary,
   ProtectionReport,
-  RebuildReport,
   RestoreReport,
-  StatusReport,
   StopReport,
   UnprotectReport,
 } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { parseMachineId, parsePointId } from '../../appliance/core/ids.ts';
+import { fakeRetentionResults } from './fake-retention.ts';
 import { fakeStandbyResults } from './fake-standby.ts';
 
 const GIB: number = 2 ** 30;
@@ -139,6 +137,8 @@ export const fakeResults: {
       storedBytes: 2.1 * GIB,
       durationMs: 83_000,
       lost: false,
+      hold: null,
+      lock: null,
     },
     {
       id: FAKE_POINT_ID,
@@ -155,6 +155,8 @@ export const fakeResults: {
       storedBytes: 7 * MIB,
       durationMs: 820,
       lost: false,
+      hold: null,
+      lock: null,
     },
   ],
   pointShow: {
@@ -199,6 +201,8 @@ export const fakeResults: {
     moment: null,
     usedBy: [],
     lost: false,
+    hold: null,
+    lock: null,
   },
   boot: {
     name: 'web-3f2a91c0',
@@ -476,6 +480,11 @@ export class FakeAppliance implements AsyncDisposable {
       catalogRebuild: answer('catalogRebuild', () => fakeResults.rebuild),
       delete: answer('delete', () => fakeResults.delete),
       undelete: answer('undelete', () => fakeResults.delete),
+      hold: answer('hold', () => fakeRetentionResults.guards),
+      release: answer('release', () => fakeRetentionResults.guards),
+      lock: answer('lock', () => fakeRetentionResults.guards),
+      retentionPreview: answer('retentionPreview', () => fakeRetentionResults.preview),
+      retentionApply: answer('retentionApply', () => fakeRetentionResults.apply),
       gc: answer('gc', () => fakeResults.gc),
       [Symbol.asyncDispose]: async () => {
         await this.onDispose();

@@ -20,6 +20,7 @@ import type { CliRun } from '../run-cli.ts';
 import { formatMoment } from '../state-text.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
 import { addWide, type WideOption } from '../wide-option.ts';
+import { describeHold, describeLock } from './guards.ts';
 
 export function addPoints(program: Command, cli: CliRun): void {
   defineCommand<WideOption>(program, cli, {
@@ -28,7 +29,7 @@ export function addPoints(program: Command, cli: CliRun): void {
     description:
       'Lists the recovery points of all machines, or of one (by name or id), newest first. DATA is what the point holds, ' +
       'STORED what the repository grew by. The beginning of an id is as good as all of it. --wide adds the columns ' +
-      'CONSISTENT, DISKS, SIZE, NEW (what no earlier point held) and TOOK.',
+      'CONSISTENT, DISKS, SIZE, NEW (what no earlier point held), TOOK and KEPT (held or locked).',
     examples: [
       ['understudy points', 'all machines'],
       ['understudy points web', 'one machine'],
@@ -63,7 +64,7 @@ async function points(run: CommandRun, [machine]: readonly string[], { wide }: W
   const stored = found.reduce((sum, point) => sum + point.storedBytes, 0);
   const summary = `${count(found.length, 'point')} of ${count(machines, 'machine')}, ${formatBytes(stored)} stored when they were taken`;
   const table = `${renderTable(found, columns, run.paint)}${run.paint('dim', summary)}\n`;
-  return { value: found, text: `${table}${renderLost(found, run)}` };
+  return { value: found, text: `${table}${renderGuarded(found)}${renderLost(found, run)}` };
 }
 
 /** Fits in 80 columns with names of up to 16 characters. */
@@ -90,7 +91,23 @@ const WIDE_COLUMNS: readonly Column<PointSummary>[] = [
   { title: 'NEW', align: 'right', cell: (point) => formatBytes(point.newChunkBytes) },
   { title: 'STORED', align: 'right', cell: (point) => formatBytes(point.storedBytes) },
   { title: 'TOOK', align: 'right', cell: (point) => formatDuration(point.durationMs) },
+  { title: 'KEPT', cell: describeGuards },
 ];
+
+/** How many are shown by name below the table, which has no room for it. */
+const MAX_NAMED = 5;
+
+function renderGuarded(found: readonly PointSummary[]): string {
+  const guarded = found.filter(({ hold, lock }) => hold !== null || lock !== null);
+  const shortId = shortIds(found.map(({ id }) => id));
+  const lines = guarded.slice(0, MAX_NAMED).map((point) => `${shortId(point.id)} is ${describeGuards(point)}.\n`);
+  const more = guarded.length - lines.length;
+  return lines.join('') + (more > 0 ? `${count(more, 'more point')} cannot be deleted; see --wide.\n` : '');
+}
+
+function describeGuards({ hold, lock }: Pick<PointSummary, 'hold' | 'lock'>): string {
+  return [describeLock(lock), describeHold(hold)].filter((text) => text !== undefined).join(', and ');
+}
 
 function kindOf(point: PointSummary): string {
   return point.lost ? 'lost' : point.kind;
@@ -114,7 +131,7 @@ export const LOST_MEANING: string =
   'Its manifest disappeared from the repository without having been deleted, so that it cannot be restored. What it ' +
   'holds is kept from `gc` all the same: when the file is put back from a copy of the repository, the point is there again.';
 
-function renderPoint({ point, moment, usedBy, lost }: PointDetails, run: CommandRun): string {
+function renderPoint({ point, moment, usedBy, lost, hold, lock }: PointDetails, run: CommandRun): string {
   const { paint } = run;
   const age = formatAge(point.createdAt, run.io.clock.nowMs());
   const facts = renderFields(
@@ -125,7 +142,13 @@ function renderPoint({ point, moment, usedBy, lost }: PointDetails, run: Command
       ['parent', point.parent ?? 'none'],
       ['consistency', point.consistency],
       ['took', formatDuration(point.durationMs)],
-      ['used by', usedBy.length === 0 ? 'nothing: it can be deleted' : usedBy.map(plain).join(', ')],
+      ['used by', usedBy.length === 0 ? 'nothing' : usedBy.map(plain).join(', ')],
+      [
+        'deletion',
+        [describeLock(lock), describeHold(hold), ...(usedBy.length === 0 ? [] : ['in use'])]
+          .filter((text) => text !== undefined)
+          .join('; ') || 'nothing forbids it',
+      ],
     ],
     paint,
   );
