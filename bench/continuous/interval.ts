@@ -159,6 +159,7 @@ function timedStorage(storage: PointStorage, timed: TimedConnection, onCycle: (c
     logDiskOf: (disk) => storage.logDiskOf(disk),
     volume: (disk) => storage.volume(disk),
     fold: (upTo, reason, signal) => storage.fold(upTo, reason, signal),
+    known: (disk) => storage.known(disk),
     newPosition: () => storage.newPosition(),
     adoptPosition: (position, newer) => storage.adoptPosition(position, newer),
     releaseMachine: (signal) => storage.releaseMachine(signal),

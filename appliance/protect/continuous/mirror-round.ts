@@ -105,7 +105,7 @@ export class MirrorRound {
   #makeTargets(): void {
     const { disks, storage, clock, stop } = this.#parts;
     for (const disk of disks) {
-      const { target: seeding, device } = seedingTarget(storage.volume(disk.name));
+      const { target: seeding, device } = seedingTarget(storage.volume(disk.name), storage.known(disk.name));
       const target = new MirrorTarget({
         name: disk.name,
         seeding: device,

@@ -10,7 +10,7 @@ import { keyFromHex } from '../../core/content-id.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import type { Range } from '../../core/extents.ts';
 import type { MachineId } from '../../core/ids.ts';
-import { type PointDisk, type RecoveryPoint, rootsOf } from '../../repository/manifest.ts';
+import { type RecoveryPoint, rootsOf } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
 import { foldJournal, hasChanges, isOfJournal, type JournalPoint } from '../../volume/fold-journal.ts';
 import { loggedDevice } from '../../volume/logged-device.ts';
@@ -18,9 +18,12 @@ import { PointDevice } from '../../volume/point-device.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
 import type { JournalPlace } from '../backup-run.ts';
 import type { CyclePosition } from './cycle-position.ts';
+import { HeldChunks } from './held-chunks.ts';
+import { byPlace, hasDisks, numbering } from './journal-disks.ts';
 import type { CycleWish, IntervalCycle, SessionDisk, SessionJournal, SessionMoment, SessionStorage } from './ports.ts';
 
 import { type RecordedRanges, readChanges, recordedRanges } from './read-changes.ts';
+import type { KnownContent } from './seeding-target.ts';
 
 /** The journal as folding needs it. */
 export interface FoldableJournal extends SessionJournal, WriteLayer {
@@ -85,6 +88,7 @@ export class PointStorage implements SessionStorage, Disposable {
   /** What looks for a base, or makes one, ends before the next begins. Never rejects. */
   #lastBase: Promise<unknown> = Promise.resolve();
   readonly #volumes = new Map<string, BlockDevice>();
+  readonly #heldChunks = new Map<string, HeldChunks>();
 
   constructor(parts: PointStorageParts) {
     this.#parts = parts;
@@ -173,6 +177,22 @@ export class PointStorage implements SessionStorage, Disposable {
     const volume = loggedDevice({ base: unaligned(checked(base)), log: journal, disk: this.logDiskOf(disk) });
     this.#volumes.set(disk, volume);
     return volume;
+  }
+
+  known(disk: string): KnownContent {
+    const { repository, journal } = this.#parts;
+    return {
+      chunkBytes: repository.chunkBytes,
+      holds: (offset, data) => {
+        // The base of now, with the index of now: a fold changes both in one turn.
+        const root = this.#base?.disks.find(({ name }) => name === disk)?.root;
+        if (root === undefined) return Promise.resolve(false);
+        let held = this.#heldChunks.get(disk);
+        held ??= new HeldChunks(repository, journal, { root: keyFromHex(root), disk: this.logDiskOf(disk) });
+        this.#heldChunks.set(disk, held);
+        return held.holds(offset, data);
+      },
+    };
   }
 
   fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined> {
@@ -337,6 +357,7 @@ export class PointStorage implements SessionStorage, Disposable {
       this.#held = hold;
       this.#base = point;
       this.#volumes.clear();
+      this.#heldChunks.clear();
     };
   }
 
@@ -360,38 +381,6 @@ function refuseOldCopy({ lastSequence, logId }: FoldableJournal, points: readonl
       hint: "End the service and move the machine's directory out of `journals/` in the state directory: a new journal begins then.",
     },
   );
-}
-
-function byPlace(a: JournalPoint, b: JournalPoint): number {
-  return a.journal.sequence - b.journal.sequence || a.sequence - b.sequence;
-}
-
-/** A disk keeps its number as long as it is the same disk of the same size; any other gets one that was never used. */
-function numbering(points: JournalPoint[]): (disk: PointDisk) => number {
-  const known = points
-    .sort(byPlace)
-    .flatMap(({ disks, journal }) =>
-      disks.map((disk) => ({ key: keyOf(disk), number: journal.disks[disk.name] ?? 0 })),
-    );
-  let next = known.reduce((most, { number }) => Math.max(most, number), -1) + 1;
-  return (disk) => {
-    const same = known.findLast(({ key }) => key === keyOf(disk));
-    if (same !== undefined) return same.number;
-    const number = next;
-    next += 1;
-    return number;
-  };
-}
-
-function hasDisks(point: RecoveryPoint, disks: readonly SessionDisk[]): boolean {
-  const ofPoint = point.disks.map(keyOf).sort();
-  return JSON.stringify(ofPoint) === JSON.stringify(disks.map(keyOf).sort());
-}
-
-/** The format of a volume is known to some who look at it and not to others. */
-function keyOf({ name, sizeBytes, identity }: Pick<SessionDisk, 'name' | 'sizeBytes' | 'identity'>): string {
-  const facts = Object.entries(identity).filter(([fact]) => fact !== 'format');
-  return JSON.stringify([name, sizeBytes, facts.sort(([a], [b]) => (a < b ? -1 : 1))]);
 }
 
 function positionDisks({ disks }: BackupSource): PreviousState['disks'] {

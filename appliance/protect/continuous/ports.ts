@@ -4,6 +4,7 @@ import type { Consistency, RecoveryPoint } from '../../repository/manifest.ts';
 import type { WriteSink } from '../../volume/write-layer.ts';
 import type { CyclePosition } from './cycle-position.ts';
 import type { MirrorTarget } from './mirror-target.ts';
+import type { KnownContent } from './seeding-target.ts';
 
 /** A disk of the machine that can be protected. */
 export interface SessionDisk {
@@ -110,6 +111,8 @@ export interface SessionStorage {
   logDiskOf(disk: string): number;
   /** A disk as it is now: the base with the journal on top. The journal's, not to be closed. */
   volume(disk: string): BlockDevice;
+  /** What of it can be told without reading it, at any time. */
+  known(disk: string): KnownContent;
   /** Makes a recovery point of the state at `upTo`, which becomes the base. Undefined when there is nothing to fold. */
   fold(upTo: SessionMoment, reason: string, signal: AbortSignal): Promise<RecoveryPoint | undefined>;
   /**

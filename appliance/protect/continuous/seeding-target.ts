@@ -15,6 +15,13 @@ const MAX_REQUEST_BYTES: number = 32 * 1024 * 1024;
 /** Value of the ranges that a request has declared to be zero. */
 const CLAIMED = 1;
 
+/** Tells of whole chunks of a volume, without reading them, that they hold a content. */
+export interface KnownContent {
+  readonly chunkBytes: number;
+  /** False says nothing. */
+  holds(offset: number, data: Buffer): Promise<boolean>;
+}
+
 /**
  * What a mirror writes to while it copies a disk that the volume (recovery point and log) mostly holds already: only what
  * differs is written to the volume. QEMU first zeroes the whole target, then copies in no particular order, between
@@ -41,6 +48,7 @@ export class SeedingTarget implements BlockDevice {
     isMultiConnSafe: true,
   };
   readonly #volume: BlockDevice;
+  readonly #known: KnownContent | undefined;
   readonly #claims = new ExtentMap<number>();
   readonly #locks = new RangeLock();
   #isSettled = false;
@@ -48,8 +56,9 @@ export class SeedingTarget implements BlockDevice {
   #equal = 0;
 
   /** `volume` takes any byte, and reads at once what was written to it. */
-  constructor(volume: BlockDevice) {
+  constructor(volume: BlockDevice, known?: KnownContent) {
     this.#volume = volume;
+    this.#known = known;
     this.sizeBytes = volume.sizeBytes;
   }
 
@@ -131,13 +140,19 @@ export class SeedingTarget implements BlockDevice {
   }
 
   async #writeDiffering(offset: number, data: Buffer): Promise<void> {
+    const unit = Math.min(PIECE_BYTES, this.#known?.chunkBytes ?? PIECE_BYTES);
     for (let done = 0; done < data.length; ) {
-      const pieceEnd = Math.min(data.length, done + PIECE_BYTES - ((offset + done) % COMPARE_BYTES));
+      const pieceEnd = Math.min(data.length, done + unit - ((offset + done) % unit));
       const piece = data.subarray(done, pieceEnd);
-      const held = Buffer.allocUnsafe(piece.length);
-      await this.#volume.read(offset + done, held);
+      if ((await this.#known?.holds(offset + done, piece)) === true) {
+        this.#equal += piece.length;
+        done = pieceEnd;
+        continue;
+      }
+      const before = Buffer.allocUnsafe(piece.length);
+      await this.#volume.read(offset + done, before);
       let differing = 0;
-      for (const run of differingRuns(offset + done, piece, held)) {
+      for (const run of differingRuns(offset + done, piece, before)) {
         await this.#volume.write(run.offset, data.subarray(run.offset - offset, endOf(run) - offset));
         differing += run.length;
       }
@@ -162,8 +177,11 @@ export class SeedingTarget implements BlockDevice {
 }
 
 /** The same behind the one check of arguments. */
-export function seedingTarget(volume: BlockDevice): { readonly target: SeedingTarget; readonly device: BlockDevice } {
-  const target = new SeedingTarget(volume);
+export function seedingTarget(
+  volume: BlockDevice,
+  known?: KnownContent,
+): { readonly target: SeedingTarget; readonly device: BlockDevice } {
+  const target = new SeedingTarget(volume, known);
   return { target, device: checked(target) };
 }
 

@@ -18,6 +18,7 @@ import type {
   SessionMoment,
   SessionStorage,
 } from '../../../appliance/protect/continuous/ports.ts';
+import type { KnownContent } from '../../../appliance/protect/continuous/seeding-target.ts';
 import type { RecoveryPoint } from '../../../appliance/repository/manifest.ts';
 
 export const MIB: number = 1024 * 1024;
@@ -245,6 +246,10 @@ export class FakeStorage implements SessionStorage {
     const volume = this.#volumes.get(name) ?? memoryDevice({ sizeBytes: MIB });
     this.#volumes.set(name, volume);
     return volume;
+  }
+
+  known(): KnownContent {
+    return { chunkBytes: 65_536, holds: () => Promise.resolve(false) };
   }
 
   async fold(upTo: SessionMoment, reason: string): Promise<RecoveryPoint | undefined> {

@@ -354,3 +354,31 @@ test('a journal that is older than its recovery points is no base for anything',
   using next = new PointStorage({ repository, catalog, clock: systemClock, machineId: MACHINE, journal: old, sources });
   await rejectsWith(next.hasBase(wanted(scene)), 'WRITE_LOG_CORRUPT');
 });
+
+test('what the chunks of the base hold is known without reading them, and what the journal wrote is not', async (t) => {
+  const scene = await makeScene(t);
+  const { journal, storage } = scene;
+  await storage.makeBase(wanted(scene), none);
+  const content = scene.disks[0]?.content ?? Buffer.alloc(0);
+  const known = storage.known('vda');
+  const { chunkBytes } = known;
+  assert.equal(chunkBytes, scene.fixture.repository.chunkBytes);
+  const chunk = (number: number): Buffer => content.subarray(number * chunkBytes, (number + 1) * chunkBytes);
+  assert.deepEqual(
+    [await known.holds(0, chunk(0)), await known.holds(0, chunk(1)), await known.holds(chunkBytes, chunk(1))],
+    [true, false, true],
+  );
+  assert.deepEqual(
+    [await known.holds(512, chunk(0)), await known.holds(0, chunk(0).subarray(512))],
+    [false, false],
+    'only whole chunks',
+  );
+  assert.equal(await known.holds(0, Buffer.alloc(chunkBytes)), false);
+  await journal.beginStretch('writes');
+  const disk = storage.logDiskOf('vda');
+  await journal.append({ disk, offset: 4096, data: Buffer.from(chunk(0).subarray(4096, 8192)) });
+  assert.equal(await known.holds(0, chunk(0)), false, 'the journal has something there');
+  await journal.appendZero({ disk, offset: 0, length: chunkBytes });
+  await storage.fold(journal.newest, 'folded from the journal', none);
+  assert.deepEqual([await known.holds(0, Buffer.alloc(chunkBytes)), await known.holds(0, chunk(0))], [true, false]);
+});
