@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
+import { ConnectionCache } from '../../appliance/hypervisor/libvirt/connection-cache.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
@@ -25,6 +26,23 @@ test('a connection tells versions, host and hypervisor', async (t) => {
   assert.ok(versions.hypervisor[0] >= 6);
   assert.match(await connection.capabilities(), /^<capabilities>/);
   assert.equal(await connection.isAlive(), true);
+});
+
+test('a cache gives one connection for a URI and a lane, and another one when it was lost', async (t) => {
+  const { libvirt } = await startLibvirt(t);
+  const cache = t.use(new ConnectionCache());
+  const [first, same, other] = await Promise.all([
+    cache.get(libvirt.uri),
+    cache.get(libvirt.uri),
+    cache.get(libvirt.uri, 1),
+  ]);
+  assert.equal(first, same);
+  assert.notEqual(first, other);
+  await first.close();
+  const next = await cache.get(libvirt.uri);
+  assert.notEqual(next, first);
+  assert.equal(await cache.get(libvirt.uri, 1), other);
+  assert.deepEqual([await next.isAlive(), await other.isAlive()], [true, true]);
 });
 
 test('domains are listed, active or not, and found by name and by UUID', async (t) => {
