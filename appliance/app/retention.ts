@@ -204,8 +204,8 @@ async function damagedPoints(
   return new Set([...touches.values()].flatMap((ofContent) => ofContent.map(({ pointId }) => pointId)));
 }
 
-/** Undefined when it was deleted; otherwise why it stays. */
-async function deleteUnlessGuarded(core: Core, clock: Clock, point: RecoveryPoint): Promise<string | undefined> {
+/** Undefined when it was deleted; otherwise why it stays. @throws ApplianceError as `deletePoint` */
+export async function deleteUnlessGuarded(core: Core, clock: Clock, point: RecoveryPoint): Promise<string | undefined> {
   const users = await usersOf(core, point);
   if (users.length > 0) return `in use by ${users.join(', ')}`;
   try {
