@@ -5,8 +5,7 @@ import type { MachineId } from '../core/ids.ts';
 import { surplusFolds } from '../protect/continuous/surplus-folds.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Core } from './core.ts';
-import { endPoint } from './point-removal.ts';
-import { isGuarded, usersOf } from './point-users.ts';
+import { deleteUnlessGuarded } from './retention.ts';
 
 /**
  * Deletes recovery points that sessions folded by themselves and that nothing needs any more; see `surplusFolds`. They can be
@@ -40,9 +39,7 @@ async function thinMachine(
     journal !== undefined && (place?.logId !== journal.logId || place.sequence >= oldest);
   let count = 0;
   for (const point of surplusFolds(points, isNeeded, clock.nowMs())) {
-    if ((await isGuarded(core, point)) || (await usersOf(core, point)).length > 0) continue;
-    await endPoint(core, clock, point);
-    count += 1;
+    if ((await deleteUnlessGuarded(core, clock, point)) === undefined) count += 1;
   }
   return count;
 }

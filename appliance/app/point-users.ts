@@ -13,12 +13,6 @@ export function usersOf(core: Core, point: RecoveryPoint): Promise<string[]> {
   return new PointUsers(core).of(point);
 }
 
-/** True when the point is held or locked. @throws ApplianceError as `PointGuards.inForce` */
-export async function isGuarded({ repository }: Core, { id, machine }: RecoveryPoint): Promise<boolean> {
-  const { hold, lock } = await repository.guards.inForce({ machineId: machine.id, pointId: id });
-  return hold !== undefined || lock !== undefined;
-}
-
 /** What keeps points from being deleted, in words, for many of them: each journal is read once. */
 export class PointUsers {
   readonly #core: Core;
