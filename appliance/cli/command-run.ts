@@ -12,6 +12,7 @@ import type { CliIo } from './io.ts';
 import { ProgressDisplay } from './progress-display.ts';
 import { stateDirectory } from './state-directory.ts';
 import { type Paint, paintFor } from './style.ts';
+import { zonedParams } from './zoned-moment.ts';
 
 /** Options that every command has. */
 export interface CommonOptions {
@@ -184,7 +185,7 @@ export class CommandRun implements AsyncDisposable {
       context: OperationContext,
     ) => Promise<OperationResult<Name>>;
     try {
-      return await operation(params, {
+      return await operation(zonedParams(name, params), {
         signal: this.signal,
         onProgress: (progress) => this.display?.update(progress),
         onNotice: (sentence) => this.notice(sentence),

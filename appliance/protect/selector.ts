@@ -116,6 +116,9 @@ function parseAgo(text: string, nowMs: number): number | undefined {
   return timeUs;
 }
 
+/** Year, month from 0, day, hour, minute, second. */
+type WallTime = readonly [number, number, number, number, number, number];
+
 const TIME = /^(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?(?: ?(Z|[+-](\d\d):?(\d\d)))?$/i;
 
 /** ISO 8601 and what `understudy` prints; without a zone it is local time; undefined when it is no time. */
@@ -130,10 +133,23 @@ function parseTime(text: string): number | undefined {
   const timeMs = isLocal ? new Date(...wanted).getTime() : Date.UTC(...wanted);
   // A date that does not exist (30 February, an hour that daylight saving skips) would mean another one.
   if (!isSame(new Date(timeMs), wanted, isLocal)) return undefined;
-  const offsetMs = isLocal ? 0 : offsetOf(zone, Number(found[9] ?? 0), Number(found[10] ?? 0));
+  if (isLocal) refuseTwice(timeMs, wanted, text);
+  const [zoneHours, zoneMinutes] = [Number(found[9] ?? 0), Number(found[10] ?? 0)];
+  const offsetMs = isLocal ? 0 : offsetOf(zone, zoneHours, zoneMinutes);
   const timeUs = (timeMs - offsetMs) * 1000 + micros;
-  const isMeant = Math.abs(offsetMs) <= DAY_MS && timeUs >= 0 && Number.isSafeInteger(timeUs);
+  const isMeant = zoneHours <= 14 && zoneMinutes < 60 && timeUs >= 0 && Number.isSafeInteger(timeUs);
   return isMeant ? timeUs : undefined;
+}
+
+/** When daylight saving ends, an hour comes twice: neither of the two may be taken for the other. */
+function refuseTwice(timeMs: number, wanted: WallTime, text: string): void {
+  const offsets = [timeMs - DAY_MS, timeMs + DAY_MS].map((one) => new Date(one).getTimezoneOffset() * 60_000);
+  const times = offsets.map((offsetMs) => Date.UTC(...wanted) + offsetMs);
+  const [first, second] = times.filter((one) => isSame(new Date(one), wanted, true)).sort((a, b) => a - b);
+  if (first === undefined || second === undefined || first === second) return;
+  throw new ApplianceError('BAD_ARGUMENT', `${JSON.stringify(text)} came twice, when the clocks were set back`, {
+    hint: `Say which one: ${formatTimeUs(first * 1000)} or ${formatTimeUs(second * 1000)}.`,
+  });
 }
 
 function orZero(number: number): number {
@@ -145,11 +161,7 @@ function offsetOf(zone: string, hours: number, minutes: number): number {
   return zone.startsWith('-') ? -size : size;
 }
 
-function isSame(
-  date: Date,
-  wanted: readonly [number, number, number, number, number, number],
-  isLocal: boolean,
-): boolean {
+function isSame(date: Date, wanted: WallTime, isLocal: boolean): boolean {
   const found = isLocal
     ? [date.getFullYear(), date.getMonth(), date.getDate(), date.getHours(), date.getMinutes(), date.getSeconds()]
     : [

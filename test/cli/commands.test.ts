@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import type { OperationName } from '../../appliance/api/operations.ts';
+import { zonedPoint, zonedTime } from '../../appliance/cli/zoned-moment.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { CliTest, runCommand } from '../support/cli-harness.ts';
@@ -57,7 +58,7 @@ const COMMANDS: readonly {
   {
     line: 'timeline web --from 2026-11-21 --to now',
     name: 'timeline',
-    params: { machine: 'web', from: '2026-11-21', to: 'now' },
+    params: { machine: 'web', from: zonedTime('2026-11-21'), to: 'now' },
     result: fakeResults.timeline,
   },
   {
@@ -69,7 +70,7 @@ const COMMANDS: readonly {
   {
     line: 'point show web@2026-11-21T14:00',
     name: 'pointShow',
-    params: { point: 'web@2026-11-21T14:00' },
+    params: { point: zonedPoint('web@2026-11-21T14:00') },
     result: fakeResults.pointShow,
   },
   {

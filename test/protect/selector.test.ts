@@ -138,3 +138,19 @@ test('what does not exist or says nothing is refused with a hint', () => {
   assert.throws(() => parseSelector('@latest', NOW_MS), { code: 'BAD_ARGUMENT' });
   assert.throws(() => parseTimeUs('latest', NOW_MS), { code: 'BAD_ARGUMENT' });
 });
+
+test('an hour that comes twice is not guessed, and offsets are those that exist', () => {
+  const before = process.env['TZ'];
+  process.env['TZ'] = 'Europe/Berlin';
+  try {
+    const nowMs = Date.parse('2026-11-21T12:00:00Z');
+    for (const text of ['2026-10-25T02:30', '2026-03-29T02:30', '2026-10-24T12:00+01:99', '2026-10-24T12:00+15:00']) {
+      assert.throws(() => parseTimeUs(text, nowMs), { code: 'BAD_ARGUMENT' }, text);
+    }
+    assert.equal(parseTimeUs('2026-10-25T01:59', nowMs), utc('2026-10-24T23:59Z'));
+    assert.equal(parseTimeUs('2026-10-25T03:00', nowMs), utc('2026-10-25T02:00Z'));
+  } finally {
+    if (before === undefined) delete process.env['TZ'];
+    else process.env['TZ'] = before;
+  }
+});
