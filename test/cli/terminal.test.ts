@@ -5,6 +5,7 @@ import type { OperationContext } from '../../appliance/api/operations.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { type CliTestOptions, runCommand } from '../support/cli-harness.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { suite } from '../support/suite.ts';
 
 const test = suite('commands on a terminal');
@@ -63,6 +64,28 @@ for (const line of DANGEROUS) {
   test(`\`${line} --yes\` does not ask`, async () => {
     const { names, exitCode } = await operations(`${line} --yes`, {});
     assert.deepEqual([names, exitCode], [[operation], 0]);
+  });
+}
+
+for (const [line, name, word] of [
+  ['retention apply web --keep-last 1', 'retentionApply', 'web'],
+  ['retention apply --all --keep-last 1', 'retentionApply', 'all'],
+  ['lock web@latest --until 2040-01-01', 'lock', 'web'],
+] as const) {
+  const looked = name === 'lock' ? 'pointShow' : 'retentionPreview';
+
+  test(`\`${line}\` asks for \`${word}\`, and does nothing without it`, async () => {
+    const confirmed = await runCommand(line.split(' '), { isTerminal: true, answer: `${word}\r` });
+    const last = confirmed.appliance.calls.at(-1);
+    const params = last?.params as { readonly point?: string; readonly plan?: string } | undefined;
+    assert.deepEqual([confirmed.exitCode, last?.name], [0, name]);
+    // Exactly what was shown: the point by its id, the points by the name of their set.
+    if (name === 'lock') assert.equal(params?.point, FAKE_POINT_ID);
+    else assert.equal(params?.plan, fakeRetentionResults.preview.plan);
+    for (const options of [{}, { isTerminal: true, answer: 'wed\r' }]) {
+      const { names, exitCode } = await operations(line, options);
+      assert.deepEqual([names, exitCode], [[looked], EXIT_CODES.usage]);
+    }
   });
 }
 

@@ -4,12 +4,16 @@ import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import type { Clock } from '../../appliance/core/clock.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
+import type { FileSystem } from '../../appliance/core/file-system.ts';
 import { newPointId, parseMachineId } from '../../appliance/core/ids.ts';
 import { DirectoryStore } from '../../appliance/repository/directory-store.ts';
 import { deriveKeys } from '../../appliance/repository/keys.ts';
 import { LIVED_TIME_KEY, LivedTime, RECORD_INTERVAL_MS } from '../../appliance/repository/lived-time.ts';
 import type { GuardedPoint } from '../../appliance/repository/point-guard.ts';
 import { PointGuards } from '../../appliance/repository/point-guards.ts';
+import { CrashingFileSystem } from '../support/crashing-file-system.ts';
+import { FaultPlan, FaultyFileSystem } from '../support/faulty-file-system.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -254,4 +258,35 @@ test('lived time goes forward only, and never faster than time', async (t) => {
     }),
     { numRuns: 40 },
   );
+});
+
+test('whichever step of extending a lock fails or loses its power, the lock before is left or the one after', async () => {
+  const point = newPoint();
+  const time = {
+    clock: { nowMs: () => START_MS, elapsedMs: () => 0 },
+    uptime: () => ({ bootId: 'boot', uptimeMs: 5_000 }),
+  };
+  const open = async (fileSystem: FileSystem): Promise<PointGuards> =>
+    new PointGuards(await DirectoryStore.open('/repository', fileSystem), KEY, time);
+  const [before, after] = [1, 2].map((days) => START_MS + days * DAY_MS) as [number, number];
+  for (const kind of ['error', 'crash'] as const) {
+    for (let at = 1, wasHit = true; wasHit; at++) {
+      const disk = new CrashingFileSystem();
+      await (await open(disk)).lock(point, before);
+      const plan = new FaultPlan(kind === 'error' ? { kind, at, code: 'ENOSPC' } : { kind, at, partial: true });
+      let isPromised = true;
+      try {
+        await (await open(new FaultyFileSystem(disk, plan))).lock(point, after);
+      } catch (error) {
+        assert.ok(error instanceof ApplianceError);
+        isPromised = false;
+      }
+      ({ wasHit } = plan);
+      for (let seed = 0; seed < 8; seed++) {
+        const { lock } = await (await open(disk.crash(seed))).inForce(point);
+        const until = Date.parse(lock?.until ?? '');
+        assert.ok(until === after || (until === before && !isPromised), `${kind} at ${plan.hit}: ${lock?.until}`);
+      }
+    }
+  }
 });

@@ -14,22 +14,24 @@ export interface Bucket {
   readonly label: string;
 }
 
-const UNIT = { hourly: 'hour', daily: 'day', weekly: 'week', monthly: 'month', yearly: 'year' } as const;
-/** `kkkk` is the year that an ISO week belongs to. */
-const LABEL = {
-  hourly: 'yyyy-MM-dd HH:mm',
-  daily: 'yyyy-MM-dd',
-  weekly: "kkkk-'W'WW",
-  monthly: 'yyyy-MM',
-  yearly: 'yyyy',
-} as const;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 3_600_000;
+const DAY_MS: number = 24 * HOUR_MS;
 
 /**
  * The calendar of one time zone (an IANA name). Weeks are those of ISO 8601: they begin on Monday, and the first of a year
  * is the one with its first Thursday. A day has 23 or 25 hours when the clocks change; the hour that comes twice counts twice.
+ *
+ * To ask for the offset of a zone is dear, so it is asked once a day, and for each moment only on days on which it changes:
+ * a rule looks at every point of a machine, in a process that serves disks.
  */
 export class Calendar {
   readonly timeZone: string;
+  readonly #zone: IANAZone;
+  /** Offsets at the beginnings of days of UTC, in ms. */
+  readonly #offsets = new Map<number, number>();
+  /** What each day of the calendar belongs to, by its number since 1970. */
+  readonly #days = new Map<number, Readonly<Record<Exclude<Period, 'hourly'>, Bucket>>>();
 
   /** @throws ApplianceError BAD_ARGUMENT */
   constructor(timeZone: string) {
@@ -39,33 +41,64 @@ export class Calendar {
       });
     }
     this.timeZone = timeZone;
+    this.#zone = IANAZone.create(timeZone);
   }
 
   bucketOf(period: Period, timeMs: number): Bucket {
-    const start = this.#at(timeMs).startOf(UNIT[period]);
-    if (period === 'hourly') return hourOf(start);
+    const localMs = timeMs + this.#offsetMs(timeMs);
+    if (period === 'hourly') return this.#hourOf(timeMs, localMs);
     // By date, not by moment: where clocks go back at one o'clock, a day has two midnights.
-    const order = Date.UTC(start.year, start.month - 1, start.day);
-    return { order, label: start.toFormat(LABEL[period]) };
+    const day = Math.floor(localMs / DAY_MS);
+    return this.#day(day)[period];
   }
 
   /** The moment that lies a span before another. */
   before(timeMs: number, span: RetentionSpan): number {
-    return this.#at(timeMs).minus(durationOf(span)).toMillis();
+    return DateTime.fromMillis(timeMs, { zone: this.#zone }).minus(durationOf(span)).toMillis();
   }
 
-  /** A moment for people: `2026-11-21 14:04`. */
-  format(timeMs: number): string {
-    return this.#at(timeMs).toFormat('yyyy-MM-dd HH:mm');
+  #hourOf(timeMs: number, localMs: number): Bucket {
+    const offsetMs = localMs - timeMs;
+    const startMs = Math.floor(localMs / HOUR_MS) * HOUR_MS;
+    const day = Math.floor(startMs / DAY_MS);
+    const hour = (startMs - day * DAY_MS) / HOUR_MS;
+    const label = `${this.#day(day).daily.label} ${String(hour).padStart(2, '0')}:00`;
+    const suffix = this.#comesTwice(startMs, offsetMs) ? ` ${this.#zone.formatOffset(timeMs, 'short')}` : '';
+    return { order: startMs - offsetMs, label: `${label}${suffix}` };
   }
 
-  #at(timeMs: number): DateTime {
-    return DateTime.fromMillis(timeMs, { zone: this.timeZone });
+  #day(day: number): Readonly<Record<Exclude<Period, 'hourly'>, Bucket>> {
+    const known = this.#days.get(day);
+    if (known !== undefined) return known;
+    const date = DateTime.fromMillis(day * DAY_MS, { zone: 'utc' });
+    const label = date.toISODate() ?? '';
+    const made = {
+      daily: { order: day, label },
+      weekly: { order: day - date.weekday, label: (date.toISOWeekDate() ?? '').slice(0, -2) },
+      monthly: { order: date.year * 12 + date.month, label: label.slice(0, -3) },
+      yearly: { order: date.year, label: label.slice(0, -6) },
+    };
+    this.#days.set(day, made);
+    return made;
   }
-}
 
-/** The hour that comes twice in autumn is told by its offset. */
-function hourOf(start: DateTime): Bucket {
-  const isTwice = start.getPossibleOffsets().length > 1;
-  return { order: start.toMillis(), label: start.toFormat(isTwice ? `${LABEL.hourly} ZZ` : LABEL.hourly) };
+  /** True when clocks show this local time at another offset, too. */
+  #comesTwice(localMs: number, offsetMs: number): boolean {
+    const others = [localMs - DAY_MS, localMs + DAY_MS].map((near) => this.#offsetMs(near - offsetMs));
+    return others.some((other) => other !== offsetMs && this.#offsetMs(localMs - other) === other);
+  }
+
+  #offsetMs(timeMs: number): number {
+    const day = Math.floor(timeMs / DAY_MS);
+    const atStart = this.#offsetOfDay(day);
+    return atStart === this.#offsetOfDay(day + 1) ? atStart : this.#zone.offset(timeMs) * MINUTE_MS;
+  }
+
+  #offsetOfDay(day: number): number {
+    const known = this.#offsets.get(day);
+    if (known !== undefined) return known;
+    const offsetMs = this.#zone.offset(day * DAY_MS) * MINUTE_MS;
+    this.#offsets.set(day, offsetMs);
+    return offsetMs;
+  }
 }

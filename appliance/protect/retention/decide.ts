@@ -98,10 +98,10 @@ function periodChoices(
   const chosen = new Map(
     places.map(({ point, bucket }, n) => [point.id, `${period}: ${bucket.label}, ${n + 1} of ${count}`]),
   );
+  const filled = new Set(places.map(({ bucket }) => bucket.order));
   const passedOver = ({ timeMs }: RetentionPoint): string => {
     const { order, label } = calendar.bucketOf(period, timeMs);
-    const stands = places.find(({ bucket }) => bucket.order === order);
-    return stands === undefined ? `${period}: ${count} are newer` : `${period}: ${label} has a newer one`;
+    return filled.has(order) ? `${period}: ${label} has a newer one` : `${period}: ${count} are newer`;
   };
   return { chosen, passedOver };
 }

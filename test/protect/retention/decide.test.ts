@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { PERIODS } from '../../../appliance/protect/retention/calendar.ts';
+import { Calendar, PERIODS } from '../../../appliance/protect/retention/calendar.ts';
 import {
   decideRetention,
   type RetentionPoint,
@@ -202,6 +202,19 @@ test('a day with two midnights is one day, and so is the month that begins with 
   assert.equal(keptIds(points, terms({ hourly: 30 }, 'America/Havana')).length, 25);
 });
 
+test('the hour that comes twice is told by its offset', () => {
+  const calendar = new Calendar(BERLIN);
+  const labels = ['2026-10-24T23:10Z', '2026-10-25T00:10Z', '2026-10-25T01:10Z', '2026-10-25T02:10Z'].map(
+    (time) => calendar.bucketOf('hourly', Date.parse(time)).label,
+  );
+  assert.deepEqual(labels, [
+    '2026-10-25 01:00',
+    '2026-10-25 02:00 +02:00',
+    '2026-10-25 02:00 +01:00',
+    '2026-10-25 03:00',
+  ]);
+});
+
 test('weeks begin on Monday and belong to the year of their Thursday', () => {
   const points = [
     point('2026-12-27T12:00:00Z'), // Sunday of 2026-W52
@@ -278,7 +291,5 @@ function localPeriod(period: (typeof PERIODS)[number], timeMs: number, timeZone:
     // 1 January 1970 was a Thursday.
     return String(Math.floor((days + 3) / 7));
   }
-  // Where half an hour comes twice, it is part of the hour that it repeats.
-  const isHalfHour = timeZone === 'Australia/Lord_Howe';
-  return `${date} ${of('hour')} ${isHalfHour ? '' : of('timeZoneName')}`;
+  return `${date} ${of('hour')} ${of('timeZoneName')}`;
 }
