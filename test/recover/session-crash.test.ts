@@ -94,13 +94,17 @@ for (const phase of ['starting', 'discarding'] as const) {
     const { directory, hypervisor, point, first, restart } = await crashRig(t);
     await first.service.boot({ point, as: 'spare', connect: hypervisor.libvirt.uri }, new Watched());
     await setPhase(directory, phase);
-    const { service, nbd } = await restart(first);
+    const { service, nbd, fixture } = await restart(first);
     assert.deepEqual(service.usedBy(point.id), ['booted machine spare']);
     const { restored, problems } = await service.restoreSessions();
     assert.deepEqual(problems, []);
     assert.equal(restored.length, 1);
     assert.equal(await isDefined(hypervisor, 'spare'), false);
     assert.deepEqual(await readdir(join(directory, 'sessions')), []);
+    assert.deepEqual(
+      (await fixture.catalog.points()).map(({ id }) => id),
+      [point.id],
+    );
     assert.deepEqual(nbd.exports(), []);
     assert.deepEqual(service.usedBy(point.id), []);
   });
