@@ -6,7 +6,7 @@ import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import type { Domain } from '../hypervisor/libvirt/domain.ts';
 import { readHostFacts } from '../hypervisor/libvirt/host-facts.ts';
-import { letQemuConnect, letQemuReach } from '../hypervisor/libvirt/qemu-access.ts';
+import { letQemuAppend, letQemuReach } from '../hypervisor/libvirt/qemu-access.ts';
 import { bootDefinition } from './boot-definition.ts';
 import type { RecoverContext, RecoverParts } from './context.ts';
 import { DOMAIN_ATTACHMENT, findAttachment, NVRAM_ATTACHMENT } from './point-content.ts';
@@ -124,7 +124,7 @@ async function restoreNvram({ parts, store, session }: SessionStart): Promise<st
 async function makeConsole({ store, session }: SessionStart): Promise<string> {
   const path = store.consolePathOf(session);
   await writeDurably(path, Buffer.alloc(0));
-  await letQemuConnect(path, session.qemuOwner);
+  await letQemuAppend(path, session.qemuOwner);
   return path;
 }
 

@@ -108,6 +108,12 @@ async function perform(t: TestContext, rig: LibvirtRig, user: OtherUser | undefi
   const work = await guest.console.expect('sha256sum < /data/work');
   const second = await ask<BackupReport>('backup', 'web');
   assert.deepEqual([second.kind, second.disks[0]?.readBytes !== first.disks[0]?.readBytes], ['incremental', true]);
+  if (user !== undefined) {
+    // libvirt gives the console's file to QEMU's user.
+    await ask('standby', 'create', 'web', '--on', rig.libvirt.uri);
+    await ask('standby', 'test', 'web', '--expect', '^understudy: guest is up');
+    await ask('standby', 'remove', 'web');
+  }
   const { point } = await ask<PointDetails>('point', 'show', second.point);
   assert.equal(point.id, second.point);
 

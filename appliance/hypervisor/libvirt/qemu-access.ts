@@ -25,6 +25,16 @@ export async function letQemuConnect(socketPath: string, owner: QemuOwner | unde
 }
 
 /**
+ * QEMU may add to a file of ours (mode 0600), and we may read it, also after libvirt has given it to QEMU's user.
+ * @throws ApplianceError QEMU_ACCESS, IO_FAILED
+ */
+export async function letQemuAppend(path: string, owner: QemuOwner | undefined): Promise<void> {
+  await letQemuConnect(path, owner);
+  if (!isForeign(owner) || isRoot()) return;
+  await attempt(path, () => grantAccess(path, { uid: process.getuid?.() ?? 0, rights: MAY.read }));
+}
+
+/**
  * QEMU may create a socket in a directory of ours (mode 0700), and we may connect to it.
  * @throws ApplianceError QEMU_ACCESS, IO_FAILED
  */
