@@ -218,7 +218,7 @@ function inGap({ selector }: Choice, { stretches, place, unit, cause }: Gap): Ap
   return new ApplianceError('MOMENT_IN_GAP', `${machine} was not protected at ${formatMoment(moment)}`, {
     cause,
     details: { before: describe(before), after: describe(after) },
-    hint: `The nearest moments are ${ways.join(' and ')}.`,
+    hint: `The nearest ${ways.length === 1 ? 'moment is' : 'moments are'} ${ways.join(' and ')}.`,
   });
 }
 
