@@ -416,10 +416,14 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     this.owed = { event: 'stretch-ends', reason: reason.slice(0, MAX_REASON), at };
   }
 
-  /** The moment, or the nearest one of the open stretch that no recovery point is later than. */
+  /**
+   * The moment, or the nearest one of the open stretch that no recovery point is later than, nor a bookmark for which the guest
+   * was frozen: its mirrors were looked at then, and nothing was written since.
+   */
   private within(at: Moment): Moment {
     const { openStretch, lastFold } = this.history;
-    const earliest = [openStretch?.begin, lastFold].filter((moment) => moment !== undefined);
+    const frozen = this.history.bookmarks().findLast(({ consistency }) => consistency !== 'crash-consistent');
+    const earliest = [openStretch?.begin, lastFold, frozen?.moment].filter((moment) => moment !== undefined);
     return [at, ...earliest].reduce((latest, { sequence, timeUs }) =>
       sequence > latest.sequence ? { sequence, timeUs } : latest,
     );

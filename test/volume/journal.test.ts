@@ -325,6 +325,20 @@ test('a stretch that is ended back in time offers nothing after that, also when 
   await check(t.use(await openJournal(setup)));
 });
 
+test('a bookmark for which the guest was frozen stays when its stretch is ended back in time', async (t) => {
+  const setup = setupOf();
+  const journal = t.use(await openJournal(setup));
+  await journal.beginStretch('writes');
+  setup.clock.ms += 10;
+  const at = await journal.append(x(0, 0));
+  const bookmark = await journal.bookmark('before the upgrade', 'file-system-consistent');
+  setup.clock.ms += 10;
+  await journal.append(x(1, 0));
+  assert.deepEqual(await journal.endStretch('somebody else ended the mirror', at), bookmark);
+  assert.deepEqual(await journal.resolve({ bookmark: 'before the upgrade' }), bookmark);
+  assert.deepEqual(await journal.resolve('newest'), bookmark);
+});
+
 test('a stretch is not ended before it began, nor before a recovery point that was folded from it', async (t) => {
   const setup = setupOf();
   const journal = t.use(await openJournal(setup));
