@@ -65,6 +65,22 @@ export function formatLocalTime(iso: string): string {
   return `${date} ${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
 }
 
+/** To the minute, as clocks of a time zone show it: `2026-11-21 15:04`. */
+export function formatTimeIn(iso: string, timeZone: string): string {
+  const time = new Date(iso);
+  if (Number.isNaN(time.getTime())) return plain(iso);
+  const parts = new Intl.DateTimeFormat('en-US-u-hc-h23', {
+    timeZone,
+    year: 'numeric',
+    month: '2-digit',
+    day: '2-digit',
+    hour: '2-digit',
+    minute: '2-digit',
+  }).formatToParts(time);
+  const of = (wanted: Intl.DateTimeFormatPartTypes): string => parts.find(({ type }) => type === wanted)?.value ?? '';
+  return `${of('year')}-${of('month')}-${of('day')} ${of('hour')}:${of('minute')}`;
+}
+
 /** `3 minutes ago`; empty for the future, which a clock that was set back makes. */
 export function formatAge(iso: string, nowMs: number): string {
   const seconds = Math.floor((nowMs - new Date(iso).getTime()) / 1000);

@@ -57,6 +57,7 @@ export function zonedParams<Params extends object>(operation: string, params: Pa
   change('point', zonedPoint);
   change('around', zonedTime);
   change('at', zonedTime);
+  change('until', zonedTime);
   // Elsewhere they are places.
   if (operation === 'timeline') for (const key of ['from', 'to']) change(key, zonedTime);
   return zoned as Params;

@@ -105,16 +105,16 @@ const COMMANDS: readonly {
   { line: 'undelete 3f', name: 'undelete', params: { point: '3f' }, result: fakeResults.delete },
   { line: 'hold 3f --reason audit', name: 'hold', params: { point: '3f', reason: 'audit' }, result: guards },
   {
-    line: 'hold 3f --reason audit --until 2027-01-01',
+    line: 'hold 3f --reason audit --until 2027-01-01T00:00Z',
     name: 'hold',
-    params: { point: '3f', reason: 'audit', until: '2027-01-01' },
+    params: { point: '3f', reason: 'audit', until: '2027-01-01T00:00Z' },
     result: guards,
   },
   { line: 'release 3f', name: 'release', params: { point: '3f' }, result: guards },
   {
-    line: 'lock 3f --until 2027-01-01 --yes',
+    line: 'lock 3f --until 2027-01-01T00:00Z --yes',
     name: 'lock',
-    params: { point: '3f', until: '2027-01-01' },
+    params: { point: '3f', until: '2027-01-01T00:00Z' },
     result: guards,
   },
   {

@@ -9,6 +9,7 @@ import {
   formatDuration,
   formatRatio,
   formatTime,
+  formatTimeIn,
   plain,
 } from '../../appliance/cli/format.ts';
 import { ProgressMeter } from '../../appliance/cli/progress-meter.ts';
@@ -30,6 +31,11 @@ function inZone<T>(zone: string, body: () => T): T {
     else process.env['TZ'] = before;
   }
 }
+
+test('times of a time zone are what its clocks show', () => {
+  assert.equal(formatTimeIn('2026-11-21T23:04:05.000Z', 'Europe/Berlin'), '2026-11-22 00:04');
+  assert.equal(formatTimeIn('2026-07-01T10:00:00.000Z', 'America/Havana'), '2026-07-01 06:00');
+});
 
 test('sizes have three digits and a binary unit', () => {
   const shown = [0, 1, 1023, 1024, 1536, 65_536, 1023.6 * 1024, 5.31 * GIB, 99.96 * GIB, 2 ** 43, 2 ** 53, 2 ** 62];

@@ -48,5 +48,7 @@ test('places are not taken for times', () => {
     const place = { point: 'web@2026-11-21', to: '2026-11-21' };
     assert.deepEqual(zonedParams('restore', place), { point: 'web@2026-11-21T00:00:00+01:00', to: '2026-11-21' });
     assert.deepEqual(zonedParams('timeline', { to: '2026-11-21' }), { to: '2026-11-21T00:00:00+01:00' });
+    const lock = { point: '3f2a91c0', until: '2027-01-01' };
+    assert.deepEqual(zonedParams('lock', lock), { point: '3f2a91c0', until: '2027-01-01T00:00:00+01:00' });
   });
 });

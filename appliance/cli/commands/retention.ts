@@ -10,7 +10,7 @@ import { ApplianceError } from '../../core/errors.ts';
 import { confirmByName } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';
-import { count, formatLocalTime, formatTime, plain, shortIds } from '../format.ts';
+import { count, formatTime, formatTimeIn, plain, shortIds } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { type Column, renderTable, wrapped } from '../table.ts';
 
@@ -128,7 +128,7 @@ function renderReport(report: RetentionReport, run: CommandRun): string {
   const columns: Column<Row>[] = [
     { title: 'POINT', cell: first(({ id }) => shortId(id)) },
     ...(isOne ? [] : [{ title: 'MACHINE', cell: first(({ machine }) => nameOf(machine)) }]),
-    { title: 'TAKEN', cell: first(({ createdAt }) => formatLocalTime(createdAt).slice(0, 16)) },
+    { title: 'TAKEN', cell: first(({ createdAt }) => formatTimeIn(createdAt, timeZone)) },
     { title: '', cell: first(({ keep }) => (keep ? 'keep' : run.paint('red', 'go'))) },
     { title: 'WHY', cell: ({ line }) => line },
   ];
