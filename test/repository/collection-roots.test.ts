@@ -39,3 +39,19 @@ test('a point that was purged and is not off the list yet does not stop a collec
   await fixture.catalog.deletePoint(point.id);
   assert.equal((await collect()).packsDeleted, 1);
 });
+
+test('a locked point that is among the deleted all the same is not removed for good', async (t) => {
+  const fixture = t.use(await FixtureRepository.create(await t.tempDir()));
+  const { manifests, guards } = fixture.repository;
+  const disk = memoryDevice({ sizeBytes: MIB });
+  await disk.write(0, Buffer.alloc(MIB, 7));
+  const point = await fixture.addPoint({ disks: { vda: disk } });
+  const ref = { machineId: point.machine.id, pointId: point.id };
+  await manifests.delete(ref, systemClock.nowMs());
+  await fixture.catalog.deletePoint(point.id);
+  await guards.lock(ref, systemClock.nowMs() + 60_000);
+  const result = await collectGarbage(fixture.repository, fixture.catalog, { clock: systemClock, graceMs: 0 });
+  assert.deepEqual([result.pointsPurged, result.pointsInGrace, result.packsDeleted], [0, 1, 0]);
+  await manifests.undelete(ref);
+  assert.deepEqual(await manifests.get(ref), point);
+});

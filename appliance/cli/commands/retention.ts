@@ -95,7 +95,7 @@ async function confirmApply(run: CommandRun, params: RetentionParams): Promise<s
   if (run.canAsk()) run.writeError(renderReport(report, run));
   await confirmByName(run, {
     name: params.machine ?? 'all',
-    consequence: `This deletes ${count(report.going, 'recovery point')}; ${report.kept} stay. \`understudy undelete\` brings each back for 7 days.`,
+    consequence: `This deletes ${count(report.going, 'recovery point')}; ${stay(report.kept)}. \`understudy undelete\` brings each back for 7 days.`,
     asked: params.machine === undefined ? '`all`' : "the machine's name",
   });
   return report.plan;
@@ -132,8 +132,13 @@ function renderReport(report: RetentionReport, run: CommandRun): string {
     { title: '', cell: first(({ keep }) => (keep ? 'keep' : run.paint('red', 'go'))) },
     { title: 'WHY', cell: ({ line }) => line },
   ];
-  const summary = `${count(kept, 'point')} of ${kept + going} stay, ${going} go; calendar of ${plain(timeZone)}`;
+  const summary = `${count(kept + going, 'point')}: ${stay(kept)}, ${going} ${going === 1 ? 'goes' : 'go'}; calendar of ${plain(timeZone)}`;
   return `${renderTable(rows, columns, run.paint)}${run.paint('dim', summary)}\n`;
+}
+
+/** `2 stay`, `1 stays`. */
+function stay(points: number): string {
+  return `${points.toLocaleString('en-US')} ${points === 1 ? 'stays' : 'stay'}`;
 }
 
 function nameOf(machine: string): string {
@@ -142,11 +147,11 @@ function nameOf(machine: string): string {
 }
 
 function renderApplied({ deleted, spared, kept, recoverableUntil }: RetentionApplyReport): string {
-  const stay = spared.map(
+  const sparedLines = spared.map(
     ({ point, machine, reason }) => `${point} of ${plain(machine)} stays after all: ${plain(reason)}\n`,
   );
-  if (recoverableUntil === null) return `Nothing to delete: ${count(kept, 'point')} stay.\n${stay.join('')}`;
+  if (recoverableUntil === null) return `Nothing to delete: ${stay(kept)}.\n${sparedLines.join('')}`;
   const lines = deleted.map(({ point, machine }) => `  ${point} of ${plain(machine)}\n`);
   const undo = `\`understudy undelete ID\` brings each back until ${formatTime(recoverableUntil)}; \`understudy gc\` frees their space after that.`;
-  return `Deleted ${count(deleted.length, 'recovery point')}, ${kept + spared.length} stay:\n${lines.join('')}${undo}\n${stay.join('')}`;
+  return `Deleted ${count(deleted.length, 'recovery point')}; ${stay(kept + spared.length)}:\n${lines.join('')}${undo}\n${sparedLines.join('')}`;
 }
