@@ -63,7 +63,7 @@ export class MirrorLines {
       },
     });
     try {
-      for (const { name, device } of targets) server.addExport({ name, device, isListed: false });
+      for (const { name, device } of targets) server.addExport({ name, device, isListed: false, isWatched: true });
       await this.#letIn();
     } catch (error) {
       await server.close();

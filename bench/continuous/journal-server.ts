@@ -76,7 +76,7 @@ async function serve(socketPath: string, options: JournalServerOptions): Promise
   });
   await target.hold();
   target.release(new JournalTarget({ log: journal, disk: 0, sizeBytes, durability: 'group', volume: () => volume }));
-  server.addExport({ name: EXPORT_NAME, device: target.device });
+  server.addExport({ name: EXPORT_NAME, device: target.device, isWatched: true });
   let foldedTo = journal.lastSequence;
   const foldIfDue = async (): Promise<void> => {
     const { sequence } = journal.newest;

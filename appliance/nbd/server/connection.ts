@@ -118,6 +118,10 @@ export class Connection implements HagglingHost, TransmissionHost, ExportUser {
     return this.#host.budget;
   }
 
+  get clock(): Clock {
+    return this.#host.clock;
+  }
+
   get pool(): SlabPool {
     return this.#host.pool;
   }

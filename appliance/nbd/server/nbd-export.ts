@@ -24,6 +24,8 @@ export interface ExportOptions {
   readonly ownsDevice?: boolean;
   /** Refuses changes although the device would take them. */
   readonly isReadOnly?: boolean;
+  /** A guest waits for each answer: while its requests follow one another closely, they are looked for (`ArrivalWatch`). */
+  readonly isWatched?: boolean;
   /** Shown by LIST (default); an export that is not can still be opened by name. */
   readonly isListed?: boolean;
   /** Meta contexts besides `base:allocation`, by full name such as `qemu:dirty-bitmap:b0`. */
@@ -55,6 +57,7 @@ export class NbdExport {
   readonly ownsDevice: boolean;
   readonly isReadOnly: boolean;
   readonly isListed: boolean;
+  readonly isWatched: boolean;
   readonly access: ByteAccess;
   readonly sizeBytes: number;
   /** Constraints as advertised to clients that ask. */
@@ -75,6 +78,7 @@ export class NbdExport {
     this.ownsDevice = options.ownsDevice ?? false;
     this.isReadOnly = device.features.isReadOnly || options.isReadOnly === true;
     this.isListed = options.isListed ?? true;
+    this.isWatched = options.isWatched ?? false;
     this.access = new ByteAccess(device);
     this.sizeBytes = device.sizeBytes;
     this.limits = advertisedLimits(device.limits, maxPayloadBytes);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Writable } from 'node:stream';
+import type { Clock } from '../../core/clock.ts';
 import { CMD, CMD_FLAG, EXTENDED_REQUEST_BYTES, NBD_ERRNO, REQUEST_BYTES } from '../protocol.ts';
+import { ArrivalWatch } from './arrival-watch.ts';
 import type { BudgetWaiter, ByteBudget } from './byte-budget.ts';
 import type { ByteQueue } from './byte-queue.ts';
 import { CommandRunner, type Payload } from './command-runner.ts';
@@ -21,6 +23,7 @@ export interface TransmissionHost {
   onTransmissionDone(): void;
   /** The peer broke the framing: nothing it sends can be understood any more. */
   onViolation(message: string): void;
+  readonly clock: Clock;
   /** Room has become free; more input may be taken. */
   onInputWanted(): void;
 }
@@ -54,6 +57,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   readonly #check: RequestCheck;
   readonly #headerBytes: number;
   readonly #isExtended: boolean;
+  readonly #watch: ArrivalWatch | undefined;
   #phase: 'open' | 'draining' | 'ended' | 'closed' = 'open';
   #arrival: Arrival | undefined;
   #inFlight = 0;
@@ -69,6 +73,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     this.#headerBytes = this.#isExtended ? EXTENDED_REQUEST_BYTES : REQUEST_BYTES;
     this.#outbox = new Outbox(stream, host.pool, this);
     this.#check = new RequestCheck(session, host.limits.maxPayloadBytes);
+    this.#watch = session.export.isWatched ? new ArrivalWatch({ clock: host.clock }) : undefined;
     this.#runner = new CommandRunner(session, this.#check, this.#outbox, host.pool);
   }
 
@@ -86,6 +91,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   take(input: ByteQueue): void {
     if (this.#isTaking) return;
     this.#isTaking = true;
+    this.#watch?.arrived();
     this.#isBlocked = false;
     this.#burstBytes = 0;
     this.#outbox.beginBurst();
@@ -124,6 +130,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   close(): void {
     if (this.#phase === 'closed') return;
     this.#phase = 'closed';
+    this.#watch?.close();
     this.#host.budget.forget(this);
     this.#dropArrival();
     this.#outbox.close();
@@ -134,6 +141,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     this.#heldBytes -= costBytes;
     this.#host.budget.give(costBytes);
     if (this.#phase === 'closed') return;
+    if (this.#inFlight === 0) this.#watch?.answered();
     if (this.#isBlocked) this.#host.onInputWanted();
     else this.#finishWhenIdle();
   }
