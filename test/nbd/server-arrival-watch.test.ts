@@ -82,6 +82,24 @@ test('who needs the processor gets it: a turn that was held up ends it, until th
   assert.equal(rig.watch.isWatching, true);
 });
 
+test('requests that were sent without waiting for the answer never begin it', () => {
+  const rig = new Rig();
+  for (let n = 0; n < 100; n++) rig.request(0.01);
+  assert.equal(rig.watch.isWatching, false);
+});
+
+test('requests beside one another end it', () => {
+  const rig = new Rig();
+  rig.hits(40);
+  rig.watch.arrived();
+  rig.watch.crowded();
+  rig.watch.answered();
+  rig.turn(0);
+  assert.equal(rig.watch.isWatching, false);
+  rig.hits(8);
+  assert.equal(rig.watch.isWatching, true);
+});
+
 test('a request that takes long is not waited for in this way, and nothing goes on behind the end of a connection', () => {
   const rig = new Rig();
   rig.hits(20);

@@ -10,6 +10,8 @@ export interface WatchOptions {
 
 /** So long after an answer the next request is looked for. */
 const WINDOW_MS = 0.4;
+/** What comes sooner was sent without waiting for the answer: such requests are better served together, after some sleep. */
+const SOONEST_MS = 0.03;
 /** So many more requests must have come within the window than not, one that did not counting as two. */
 const ENOUGH_CREDIT = 8;
 const MAX_CREDIT = 32;
@@ -22,9 +24,10 @@ const HELD_UP_MS = 2;
  * one block after the other waits for each, and waking a sleeping process takes longer than the write itself. (Hypervisors
  * do the same for their guests: Linux, Documentation/virt/kvm/halt-polling.rst.)
  *
- * Bounds: it lasts while more than two of three requests come within 0.4 ms of the answer before, which it learns without
+ * Bounds: it lasts while more than two of three requests come 0.03 to 0.4 ms behind the answer before, which it learns without
  * watching, and ends 0.4 ms after the last event. One turn in which the processor was needed elsewhere ends it until there
- * were enough such requests again. Each turn lets everything else run that is ready. Each connection has its own.
+ * were enough such requests again; so do requests beside one another: served one by one, they take twice the processor.
+ * Each turn lets everything else run that is ready. Each connection has its own.
  */
 export class ArrivalWatch {
   readonly #clock: Clock;
@@ -54,6 +57,11 @@ export class ArrivalWatch {
     this.#eventMs = nowMs;
   }
 
+  /** Several requests are under way: nobody waits for a single one, and what comes while others are served is served together. */
+  crowded(): void {
+    this.#credit = 0;
+  }
+
   /** Nothing is under way any more. */
   answered(): void {
     this.#isAnswered = true;
@@ -70,7 +78,7 @@ export class ArrivalWatch {
   }
 
   #judge(waitedMs: number): void {
-    if (waitedMs <= WINDOW_MS) this.#credit = Math.min(MAX_CREDIT, this.#credit + 1);
+    if (waitedMs >= SOONEST_MS && waitedMs <= WINDOW_MS) this.#credit = Math.min(MAX_CREDIT, this.#credit + 1);
     else this.#credit = Math.max(0, this.#credit - MISS_COST);
   }
 

@@ -211,6 +211,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
       return false;
     }
     this.#inFlight += 1;
+    if (this.#inFlight > 1) this.#watch?.crowded();
     this.#heldBytes += costBytes;
     this.#burstBytes += costBytes;
     return true;
