@@ -109,6 +109,13 @@ export class ContinuousRig implements AsyncDisposable {
     return content;
   }
 
+  /** The disks of the newest base. */
+  async disksOf({ uuid }: Domain): Promise<string[]> {
+    const journal = await this.continuous.journalOf(parseMachineId(uuid));
+    const base = (await this.fixture.catalog.points()).find(({ id }) => id === journal?.lastFold?.pointId);
+    return (base?.disks ?? []).map(({ name }) => name);
+  }
+
   close(): Promise<void> {
     return this.#resources.disposeAsync();
   }

@@ -116,7 +116,7 @@ async function protectedMachine(
   return { rig, libvirt, domain };
 }
 
-test('a disk that is plugged in is in the states after a new base', async (t) => {
+test('a disk that is plugged in, one that grows and one that is gone change the base, and protection goes on', async (t) => {
   const { rig, libvirt, domain } = await protectedMachine(t, await t.tempDir());
   const location = join(libvirt.libvirt.directory, 'more.qcow2');
   await createImage({ location, format: 'qcow2' }, { sizeBytes: 4 * MIB });
@@ -133,6 +133,26 @@ test('a disk that is plugged in is in the states after a new base', async (t) =>
     session?.history.some(({ reason }) => reason === 'the disk vdb was added'),
     JSON.stringify(session?.history),
   );
+  const { journal } = await rig.status('web');
+  const withTwoDisks = journal.newest.sequence;
+
+  // While a mirror runs libvirt refuses to resize.
+  await rejectsWith(domain.blockResize('vda', 24 * MIB), 'LIBVIRT_FAILED');
+  await rig.continuous.pause('web', 'paused by the operator');
+  await domain.blockResize('vda', 24 * MIB);
+  await rig.continuous.resume('web');
+  await rig.until('web', 'protected');
+  await guestIo(domain, 0, 'write -P 0xdd 23M 512');
+  const grown = await rig.contentAt(domain, 'vda', 'newest');
+  assert.deepEqual([grown.length, grown[23 * MIB]], [24 * MIB, 0xdd]);
+
+  // The disk was plugged into the running machine only: the next start is without it.
+  await domain.destroy();
+  await rig.until('web', 'paused');
+  await domain.start();
+  await rig.until('web', 'protected');
+  assert.deepEqual(await rig.disksOf(domain), ['vda']);
+  assert.equal((await rig.contentAt(domain, 'vdb', { sequence: withTwoDisks }))[MIB], 0xcc, 'its history stays');
   await domain.destroy();
 });
 
