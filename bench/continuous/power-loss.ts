@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setTimeout as delay } from 'node:timers/promises';
 import { systemClock } from '../../appliance/core/clock.ts';
+import { hasCode } from '../../appliance/core/errors.ts';
 import type { Durability } from '../../appliance/protect/continuous/journal-target.ts';
 import { ContinuousSession } from '../../appliance/protect/continuous/session.ts';
 import { DEFAULT_SESSION_SETTINGS } from '../../appliance/protect/continuous/session-settings.ts';
+import type { Journal } from '../../appliance/volume/journal.ts';
 import { disk, FakeStorage, MIB } from '../../test/protect/continuous/fakes.ts';
 import { CrashingFileSystem } from '../../test/support/crashing-file-system.ts';
 import { InlineSealing, openJournal } from '../../test/support/journal-model.ts';
@@ -104,9 +106,19 @@ async function cutOnce(bench: ContinuousRun, durability: Durability, seed: numbe
   await lanes;
   const writes = known.acknowledgedCount;
   await using opened = await openJournal(setupOf(left));
-  const lost = known.takeLost(await newestContent(opened, blocks.sizeBytes));
+  const lost = known.takeLost(await contentAfter(opened, blocks.sizeBytes));
   const oldestLostMs = lost.reduce((most, { acknowledgedAtMs }) => Math.max(most, cutAtMs - acknowledgedAtMs), 0);
   return { oldestLostMs, lost: lost.length, writes };
+}
+
+/** Cut before the first sync, not even the beginning of the stretch is there: what is left is the empty base. */
+async function contentAfter(journal: Journal, sizeBytes: number): Promise<Buffer> {
+  try {
+    return await newestContent(journal, sizeBytes);
+  } catch (error) {
+    if (hasCode(error, 'MOMENT_NOT_FOUND')) return Buffer.alloc(sizeBytes);
+    throw error;
+  }
 }
 
 /** One guest's thread: writes, waits for the end of each, and pauses. */
