@@ -49,6 +49,11 @@ export async function zeroRange(
   });
 }
 
+/** sched_yield(2): whoever else waits for this processor has it first. */
+export function yieldProcessor(): void {
+  systemCalls().sched_yield();
+}
+
 /** getxattr(2): an extended attribute of a file, or undefined when it has none of that name. At most 4096 bytes. */
 export function getExtendedAttribute(path: string, name: string): Buffer | undefined {
   const calls = systemCalls();
@@ -68,7 +73,7 @@ export function setExtendedAttribute(path: string, name: string, value: Buffer):
 
 const MAX_ATTRIBUTE_BYTES = 4096;
 
-/** flock(2), lseek(2), fallocate(2) on Linux: <sys/file.h>, <unistd.h>, <linux/falloc.h>. */
+/** flock(2), lseek(2), fallocate(2) on Linux: <sys/file.h>, <unistd.h>, <linux/falloc.h>; sched_yield(2): <sched.h>. */
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const SEEK_END = 2;
@@ -92,6 +97,7 @@ interface SystemCalls {
   readonly koffi: typeof koffiModule;
   readonly names: ReadonlyMap<number, string>;
   readonly flock: (fd: number, operation: number) => number;
+  readonly sched_yield: () => number;
   readonly lseek: AsyncCall;
   readonly fallocate: AsyncCall;
   readonly getxattr: (path: string, name: string, value: Buffer, size: number) => number;
@@ -112,6 +118,7 @@ function systemCalls(): SystemCalls {
       koffi,
       names: new Map(Object.entries(koffi.os.errno).map(([name, number]) => [number, name])),
       flock: libc.func('int flock(int fd, int operation)'),
+      sched_yield: libc.func('int sched_yield(void)'),
       lseek: libc.func('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
       getxattr: libc.func('int64_t getxattr(const char *path, const char *name, void *value, size_t size)'),
