@@ -10,7 +10,7 @@ import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance
 import { DiskServer } from '../support/disk-server.ts';
 import { Dice } from '../support/point-model.ts';
 import { MOUNT_REQUIREMENTS, SmallFileSystem } from '../support/small-file-system.ts';
-import { stopProcess } from '../support/stop-process.ts';
+import { stopProcess } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findService } from '../../appliance/api/control-client.ts';
 import { controlSocketPath } from '../../appliance/api/control-socket.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
-import { systemErrorCode } from '../../appliance/core/errors.ts';
 import { untilThere } from '../support/appliance-process.ts';
 import { fakeResults } from '../support/fake-appliance.ts';
 import { LiveProcess, type ProcessResult } from '../support/live-process.ts';
+import { isAlive } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
@@ -42,16 +41,6 @@ async function machine(t: TestContext): Promise<Machine> {
 async function endService(pid: number, signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
   process.kill(pid, signal);
   while (isAlive(pid)) await delay(10);
-}
-
-/** Not a process that has ended and only waits for somebody to ask for its exit code. */
-function isAlive(pid: number): boolean {
-  try {
-    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
-  } catch (error) {
-    assert.ok(['ENOENT', 'ESRCH'].includes(systemErrorCode(error) ?? ''), String(error));
-    return false;
-  }
 }
 
 test('boot starts the service in the background, says so, and later commands use it', async (t) => {

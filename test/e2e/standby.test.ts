@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // time limit: 600 s
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BackupReport } from '../../appliance/api/operations.ts';
 import type {
@@ -12,6 +11,7 @@ import type {
 } from '../../appliance/api/standby-operations.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { consoleOf, GUEST_REQUIREMENTS } from '../support/machines.ts';
+import { isAlive } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';
 import { MACHINE, SPARE, StandbyRig, sumOf } from './standby-rig.ts';
 
@@ -160,7 +160,7 @@ test('without its hypervisor a machine under continuous protection is failed ove
   const running = await appliance.refused('NOT_FENCED', 'failover', MACHINE, '--force');
   assert.match(running.message, /still runs on this host/);
   process.kill(pid, 'SIGKILL');
-  while (existsSync(`/proc/${pid}`)) await delay(10);
+  while (isAlive(pid)) await delay(10);
   await rig.forgetShell();
   const refused = await appliance.refused('NOT_FENCED', 'failover', MACHINE);
   assert.match(refused.hint, /--force/);

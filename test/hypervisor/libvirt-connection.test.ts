@@ -9,9 +9,9 @@ import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection
 import { ConnectionCache } from '../../appliance/hypervisor/libvirt/connection-cache.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { definePlainMachine, LIBVIRT_REQUIREMENTS, startLibvirt } from '../support/machines.ts';
+import { stopProcess } from '../support/process-state.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { runProcess } from '../support/run-process.ts';
-import { stopProcess } from '../support/stop-process.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 

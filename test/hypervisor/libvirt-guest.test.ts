@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { GUEST_REQUIREMENTS, startGuest, startLibvirt } from '../support/machines.ts';
+import { isAlive } from '../support/process-state.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
 
@@ -58,10 +59,10 @@ test('a guest that runs while its private libvirt closes is ended with it', asyn
   const rig = await startLibvirt(t);
   const { console } = await startGuest(t, rig);
   const [pid] = await rig.libvirt.qemuPids();
-  assert.ok(pid !== undefined && existsSync(`/proc/${pid}`));
+  assert.ok(pid !== undefined && isAlive(pid));
   await console.close();
   await rig.connection.close();
   await rig.libvirt.close();
-  assert.equal(existsSync(`/proc/${pid}`), false);
+  assert.equal(isAlive(pid), false);
   assert.equal(existsSync(rig.libvirt.directory), false);
 });

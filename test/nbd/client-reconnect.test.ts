@@ -4,7 +4,7 @@ import { rm } from 'node:fs/promises';
 import { connectNbd } from '../../appliance/nbd/client/connect.ts';
 import type { NbdClientOptions } from '../../appliance/nbd/client/options.ts';
 import { CHUNK, CMD, FLAG, NBD_ERRNO } from '../../appliance/nbd/protocol.ts';
-import { stopProcess } from '../support/stop-process.ts';
+import { stopProcess } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';
 import {
   answerWell,

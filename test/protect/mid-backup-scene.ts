@@ -13,7 +13,7 @@ import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance-process.ts';
 import type { LiveProcess } from '../support/live-process.ts';
 import { definePlainMachine, type LibvirtRig, startLibvirt } from '../support/machines.ts';
-import { stopProcess } from '../support/stop-process.ts';
+import { stopProcess } from '../support/process-state.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
 const execute = promisify(execFile);

@@ -10,7 +10,7 @@ import type { BackupReport } from '../../appliance/api/operations.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance-process.ts';
 import { GUEST_REQUIREMENTS, LIBVIRT_REQUIREMENTS, startGuest, startLibvirt } from '../support/machines.ts';
-import { stopProcess } from '../support/stop-process.ts';
+import { stopProcess } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';
 import { DISK_BYTES, Scene } from './mid-backup-scene.ts';
 

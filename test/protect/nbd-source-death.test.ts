@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { BackupReport } from '../../appliance/api/operations.ts';
 import { ApplianceProcess, assertSameBytes, errorOf, untilThere } from '../support/appliance-process.ts';
 import { LiveProcess } from '../support/live-process.ts';
-import { stopProcess } from '../support/stop-process.ts';
+import { stopProcess } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
+import { systemErrorCode } from '../../appliance/core/errors.ts';
 
 const POLL_MS = 5;
 
@@ -20,4 +21,14 @@ function isStopped(pid: number): boolean {
     const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'latin1');
     return 'TtZX'.includes(stat.charAt(stat.lastIndexOf(')') + 2));
   });
+}
+
+/** Not a process that has ended and only waits for somebody to ask for its exit code. */
+export function isAlive(pid: number): boolean {
+  try {
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes(systemErrorCode(error) ?? '')) return false;
+    throw error;
+  }
 }
