@@ -16,9 +16,10 @@ import {
   STOP_PATH,
 } from './control-protocol.ts';
 import { controlSocketPath, listenAt, type SocketAddress } from './control-socket.ts';
+import { isOperationName } from './operation-routes.ts';
 import { OperationRun } from './operation-run.ts';
 import type { Appliance } from './operations.ts';
-import { checkParams, isOperationName } from './schemas.ts';
+import { checkParams } from './schemas.ts';
 import { encodeError } from './wire-error.ts';
 
 /** Operations that run at the same time; more are refused, so that clients cannot make the service hold without bound. */

@@ -154,10 +154,6 @@ export const OPERATION_SCHEMAS: OperationSchemas = {
   gc: { ...object, required: [], properties: { now: flag } },
 };
 
-export function isOperationName(name: string): name is OperationName {
-  return Object.hasOwn(OPERATION_SCHEMAS, name);
-}
-
 /** The parameters, checked. @throws BAD_ARGUMENT with every defect in `details.defects` */
 export function checkParams<Name extends OperationName>(name: Name, params: unknown): OperationParams<Name> {
   const validate = validatorOf(name);

@@ -2,13 +2,9 @@
 import assert from 'node:assert/strict';
 import { Ajv } from 'ajv';
 import fc from 'fast-check';
+import { isOperationName } from '../../appliance/api/operation-routes.ts';
 import type { OperationName } from '../../appliance/api/operations.ts';
-import {
-  checkParams,
-  isOperationName,
-  MAX_PARAMETER_CHARACTERS,
-  OPERATION_SCHEMAS,
-} from '../../appliance/api/schemas.ts';
+import { checkParams, MAX_PARAMETER_CHARACTERS, OPERATION_SCHEMAS } from '../../appliance/api/schemas.ts';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { suite } from '../support/suite.ts';
 

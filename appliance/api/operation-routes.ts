@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Role } from '../access/principal.ts';
+import type { OperationName } from './operations.ts';
+
+/** Everything of the HTTP interface lies below this path. */
+export const API_ROOT = '/api/v1';
+
+type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+
+/**
+ * Where an operation stands in the HTTP interface, and who may use it: the one table from which server, client, access
+ * and documentation are made. What an operation takes and gives stands in its schemas.
+ */
+export interface OperationRoute {
+  /**
+   * Method and path below `API_ROOT`. A part `:name` is the parameter of that name, percent-encoded; the parameters that
+   * are not in the path are the query of GET and DELETE, and the JSON body of the others.
+   */
+  readonly http: `${Method} /${string}`;
+  /**
+   * `read` and `change` answer when they are done, with 200. A `run` takes its time: 202 with the run, which tells how far
+   * it is and holds the result in the end.
+   */
+  readonly kind: 'read' | 'change' | 'run';
+  /** The result is an array, which HTTP gives in pages, sorted and filtered by members of its items. */
+  readonly isList?: true;
+  /** The least role that may use it; a `restorer` only as below. */
+  readonly needs: Exclude<Role, 'restorer'>;
+  /**
+   * A restorer may use it, too, for the machines that were named for it: the parameter that names the machine (or a state of it, or
+   * a thing that belongs to it), or the member of a list's items that is the machine's id; other items are left out.
+   */
+  readonly restorer?: { readonly parameter: string } | { readonly item: string };
+  /**
+   * Takes from somebody what cannot be brought back: needs `admin`, and a second person where that is asked for. `true`, or the
+   * parameters whose presence (and not being false) makes it so.
+   */
+  readonly destroys?: true | readonly string[];
+  /** A sentence without a full stop, for the documentation of the interface. */
+  readonly summary: string;
+}
+
+/** The operations, by name. */
+export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRoute } = {
+  status: { http: 'GET /repository', kind: 'read', needs: 'viewer', summary: 'What the repository holds' },
+  machineList: {
+    http: 'GET /machines',
+    kind: 'read',
+    isList: true,
+    needs: 'viewer',
+    restorer: { item: 'id' },
+    summary: 'The machines of a hypervisor',
+  },
+  machineShow: {
+    http: 'GET /machines/:name',
+    kind: 'read',
+    needs: 'viewer',
+    restorer: { parameter: 'name' },
+    summary: 'One machine, with what a recovery point of it does not contain',
+  },
+  backup: { http: 'POST /backups', kind: 'run', needs: 'operator', summary: 'Take a recovery point' },
+  protect: {
+    http: 'PUT /protection/:target',
+    kind: 'run',
+    needs: 'operator',
+    summary: 'Protect a machine continuously',
+  },
+  unprotect: { http: 'DELETE /protection/:name', kind: 'run', needs: 'admin', summary: 'End continuous protection' },
+  protection: {
+    http: 'GET /protection',
+    kind: 'read',
+    isList: true,
+    needs: 'viewer',
+    restorer: { item: 'machineId' },
+    summary: 'The machines under continuous protection',
+  },
+  protectionPause: {
+    http: 'POST /protection/:name/pause',
+    kind: 'change',
+    needs: 'operator',
+    summary: 'Let another tool have a protected machine',
+  },
+  protectionResume: {
+    http: 'POST /protection/:name/resume',
+    kind: 'change',
+    needs: 'operator',
+    summary: 'Take it up again',
+  },
+  points: {
+    http: 'GET /points',
+    kind: 'read',
+    isList: true,
+    needs: 'viewer',
+    restorer: { item: 'machineId' },
+    summary: 'The recovery points',
+  },
+  pointShow: {
+    http: 'GET /points/:point',
+    kind: 'read',
+    needs: 'viewer',
+    restorer: { parameter: 'point' },
+    summary: 'One recovery point, or a moment',
+  },
+  timeline: {
+    http: 'GET /machines/:machine/timeline',
+    kind: 'read',
+    needs: 'viewer',
+    restorer: { parameter: 'machine' },
+    summary: 'Points, stretches, gaps and bookmarks of a machine',
+  },
+  writes: {
+    http: 'GET /machines/:machine/writes',
+    kind: 'read',
+    needs: 'viewer',
+    restorer: { parameter: 'machine' },
+    summary: 'Which extents changed when',
+  },
+  bookmark: {
+    http: 'POST /machines/:machine/bookmarks',
+    kind: 'change',
+    needs: 'operator',
+    restorer: { parameter: 'machine' },
+    summary: 'Name this moment',
+  },
+  boot: {
+    http: 'POST /booted',
+    kind: 'run',
+    needs: 'operator',
+    restorer: { parameter: 'point' },
+    summary: 'Start a machine from a state of it',
+  },
+  booted: {
+    http: 'GET /booted',
+    kind: 'read',
+    isList: true,
+    needs: 'viewer',
+    restorer: { item: 'machineId' },
+    summary: 'The machines that run from the appliance',
+  },
+  rewind: {
+    http: 'POST /booted/rewind',
+    kind: 'run',
+    needs: 'operator',
+    summary: 'Give a booted machine back a state of its own history',
+  },
+  stop: { http: 'POST /booted/:name/stop', kind: 'run', needs: 'operator', summary: 'Stop a booted machine' },
+  migrate: {
+    http: 'POST /booted/:name/migrate',
+    kind: 'run',
+    needs: 'operator',
+    summary: 'Move a booted machine to storage of its own while it runs',
+  },
+  export: { http: 'POST /exports', kind: 'change', needs: 'operator', summary: 'Serve a disk of a state over NBD' },
+  unexport: { http: 'DELETE /exports/:id', kind: 'change', needs: 'operator', summary: 'End an export' },
+  restore: {
+    http: 'POST /restores',
+    kind: 'run',
+    needs: 'operator',
+    destroys: ['inPlace'],
+    summary: 'Restore a state to a file, a device, an NBD export, a new machine, or in place',
+  },
+  standbyCreate: { http: 'POST /standbys', kind: 'change', needs: 'operator', summary: 'Keep a spare of a machine' },
+  standbyList: { http: 'GET /standbys', kind: 'read', isList: true, needs: 'viewer', summary: 'The spares' },
+  standbyRemove: { http: 'DELETE /standbys/:name', kind: 'change', needs: 'operator', summary: 'Give a spare up' },
+  standbyTest: {
+    http: 'POST /standbys/:name/test',
+    kind: 'run',
+    needs: 'operator',
+    summary: 'Start a spare for a moment, isolated, and look at it',
+  },
+  failover: {
+    http: 'POST /standbys/:name/failover',
+    kind: 'run',
+    needs: 'operator',
+    summary: 'Let the spare take over',
+  },
+  failoverUndo: {
+    http: 'DELETE /standbys/:name/failover',
+    kind: 'change',
+    needs: 'operator',
+    summary: 'Give a failover up that has not taken over yet',
+  },
+  failback: {
+    http: 'POST /standbys/:name/failback',
+    kind: 'run',
+    needs: 'operator',
+    summary: 'Return to the original with what changed',
+  },
+  check: { http: 'POST /repository/check', kind: 'run', needs: 'operator', summary: 'Check the repository' },
+  catalogRebuild: {
+    http: 'POST /repository/catalog',
+    kind: 'run',
+    needs: 'admin',
+    summary: 'Make the catalog again from the repository alone',
+  },
+  delete: {
+    http: 'DELETE /points/:point',
+    kind: 'change',
+    needs: 'admin',
+    destroys: true,
+    summary: 'Delete a recovery point',
+  },
+  undelete: {
+    http: 'POST /points/:point/undelete',
+    kind: 'change',
+    needs: 'operator',
+    summary: 'Bring a deleted recovery point back',
+  },
+  hold: { http: 'PUT /points/:point/hold', kind: 'change', needs: 'operator', summary: 'Keep a point from deletion' },
+  release: {
+    http: 'DELETE /points/:point/hold',
+    kind: 'change',
+    needs: 'admin',
+    destroys: true,
+    summary: 'End a hold',
+  },
+  lock: {
+    http: 'PUT /points/:point/lock',
+    kind: 'change',
+    needs: 'admin',
+    summary: 'Keep a point from deletion by anybody until a date',
+  },
+  retentionPreview: {
+    http: 'GET /retention/preview',
+    kind: 'read',
+    needs: 'viewer',
+    summary: 'Which points a rule keeps, and why',
+  },
+  retentionApply: {
+    http: 'POST /retention/apply',
+    kind: 'run',
+    needs: 'admin',
+    destroys: true,
+    summary: 'Delete the points that a rule lets go',
+  },
+  gc: {
+    http: 'POST /repository/collection',
+    kind: 'run',
+    needs: 'operator',
+    destroys: ['now'],
+    summary: 'Free the space of what is deleted',
+  },
+};
+
+export function isOperationName(name: string): name is OperationName {
+  return Object.hasOwn(OPERATION_ROUTES, name);
+}
