@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { MigrateReport } from '../recover/migrations.ts';
-import type { Consistency, DiskStats, PointKind, RecoveryPoint } from '../repository/manifest.ts';
+import type { Consistency, PointKind, RecoveryPoint } from '../repository/manifest.ts';
 import type {
   BookmarkParams,
   BookmarkReport,
@@ -30,6 +30,8 @@ import type {
   RetentionParams,
   RetentionReport,
 } from './retention-operations.ts';
+import type { BackupParams, BackupReport } from './schemas/backups.ts';
+import type { ConnectParams, MachineDetails, MachineShowParams, MachineSummary } from './schemas/machines.ts';
 import type {
   FailbackParams,
   FailbackReport,
@@ -42,6 +44,8 @@ import type {
   StandbyTestReport,
 } from './standby-operations.ts';
 
+export type { BackupDiskReport, BackupParams, BackupReport } from './schemas/backups.ts';
+export type { ConnectParams, MachineDetails, MachineDisk, MachineSummary } from './schemas/machines.ts';
 export type { MigrateReport };
 
 /**
@@ -64,68 +68,6 @@ export interface OperationContext {
   readonly onProgress: (progress: Progress) => void;
   /** Things the operator should know although the operation goes on. */
   readonly onNotice: (sentence: string) => void;
-}
-
-export interface ConnectParams {
-  /** A libvirt URI; the state's default when left out. */
-  readonly connect?: string;
-}
-
-/** One disk as the inventory sees it. */
-export interface MachineDisk {
-  readonly name: string;
-  readonly device: string;
-  readonly source: string;
-  readonly format: string;
-  readonly sizeBytes: number | null;
-  readonly protection: 'incremental' | 'full-scan' | 'none';
-  /** Why it is not protected incrementally; empty when it is. */
-  readonly reason: string;
-}
-
-export interface MachineSummary {
-  readonly id: string;
-  readonly name: string;
-  readonly state: string;
-  readonly disks: readonly MachineDisk[];
-  /** Recovery points that exist, and when the newest was taken. */
-  readonly points: number;
-  readonly newestPoint: string | null;
-}
-
-export interface MachineDetails extends MachineSummary {
-  readonly firmware: string;
-  readonly hasAgent: boolean;
-  /** Sentences: what of this machine a recovery point does not contain. */
-  readonly notes: readonly string[];
-}
-
-export interface BackupParams extends ConnectParams {
-  /** A machine's name or UUID, or an NBD URI. */
-  readonly target: string;
-  /** The name under which an NBD source is kept; default: its export name or host. */
-  readonly name?: string;
-  readonly fullScan?: boolean;
-}
-
-export interface BackupDiskReport extends DiskStats {
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly kind: PointKind;
-  readonly reason: string;
-}
-
-export interface BackupReport {
-  readonly point: string;
-  readonly machine: string;
-  readonly kind: PointKind;
-  readonly reason: string;
-  readonly consistency: Consistency;
-  readonly createdAt: string;
-  readonly durationMs: number;
-  readonly disks: readonly BackupDiskReport[];
-  readonly skipped: readonly { readonly name: string; readonly reason: string }[];
-  readonly notices: readonly string[];
 }
 
 export interface ProtectParams extends ConnectParams {
@@ -381,7 +323,7 @@ export interface DeleteReport {
 export interface Appliance extends AsyncDisposable {
   status(params: Record<string, never>, context: OperationContext): Promise<StatusReport>;
   machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]>;
-  machineShow(params: ConnectParams & { readonly name: string }, context: OperationContext): Promise<MachineDetails>;
+  machineShow(params: MachineShowParams, context: OperationContext): Promise<MachineDetails>;
   backup(params: BackupParams, context: OperationContext): Promise<BackupReport>;
   /** Protects a machine from now on, until `unprotect`; the service does it. */
   protect(params: ProtectParams, context: OperationContext): Promise<ProtectionReport>;

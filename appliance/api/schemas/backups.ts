@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+import { connectMembers } from './machines.ts';
+import { consistency, diskStatsMembers, pointKind, skippedDisk } from './manifest.ts';
+import type { Immutable, Static } from './type.ts';
+import { amount, count, flag, list, maybe, params, report, text, time, word } from './vocabulary.ts';
+
+/** Taking a recovery point. */
+
+export const backupParams = params({
+  target: word("A machine's name or UUID, or an NBD URI."),
+  name: maybe(word('The name under which an NBD source is kept; default: its export name or host.')),
+  fullScan: maybe(flag('Compare everything, whatever the tracker says.')),
+  ...connectMembers,
+});
+
+const backupDiskReport = report('BackupDiskReport', {
+  name: text(),
+  sizeBytes: count(),
+  kind: pointKind,
+  reason: text(),
+  ...diskStatsMembers,
+});
+
+export const backupResult = report('BackupReport', {
+  point: text('The id of the new recovery point.'),
+  machine: text(),
+  kind: pointKind,
+  reason: text(),
+  consistency,
+  createdAt: time(),
+  durationMs: amount(),
+  disks: list(backupDiskReport),
+  skipped: list(skippedDisk),
+  notices: list(text()),
+});
+
+export type BackupParams = Immutable<Static<typeof backupParams>>;
+export type BackupDiskReport = Immutable<Static<typeof backupDiskReport>>;
+export type BackupReport = Immutable<Static<typeof backupResult>>;
