@@ -46,8 +46,11 @@ export async function collectGarbage(
     signal: context.signal,
     onProgress: ({ phase, done, total }) => context.onProgress({ phase, done, total: total ?? 0, unit: 'items' }),
   });
-  if (result.clockDoubt !== 'none') {
-    context.onNotice('the clock is not trusted: deleted points were kept although their grace period seems to be over');
+  if (result.pointsNotLivedThrough > 0) {
+    context.onNotice(
+      `${result.pointsNotLivedThrough} deleted points stay although the clock says that their grace period is over: the ` +
+        'appliance was not up for so long since they were deleted',
+    );
   }
   const { liveBytes, packsDeleted, packsRewritten, packsWithoutRoom, freedBytes, pointsInGrace, pointsPurged } = result;
   if (packsWithoutRoom > 0) {

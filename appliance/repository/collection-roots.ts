@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ContentKey } from '../core/content-id.ts';
+import { hasCode } from '../core/errors.ts';
 import type { PointId } from '../core/ids.ts';
 import type { ManagedIndex } from './chunk-index.ts';
+import type { DeletedPoint } from './deleted-point.ts';
 import { type RecoveryPoint, rootsOf } from './manifest.ts';
 import type { ManifestRef } from './manifest-store.ts';
 import type { Repository } from './repository.ts';
-
-/** A clock may be behind what was seen before by so much without being doubted. */
-const CLOCK_TOLERANCE_MS: number = 5 * 60_000;
-const CLOCK_NOTE = 'clock';
-
-/** Why deleted points were kept although the clock says that their grace period is over. */
-export type ClockDoubt = 'none' | 'backward' | 'forward';
 
 /** Everything that is kept, and what is to go. */
 export interface CollectionRoots {
@@ -23,7 +18,8 @@ export interface CollectionRoots {
   /** Copies in `deleted/` of points that exist. */
   readonly staleCopies: readonly ManifestRef[];
   readonly keptDeletedPoints: number;
-  readonly clockDoubt: ClockDoubt;
+  /** Of those: the grace period is over by the clock, but the appliance has not lived through it. */
+  readonly notLivedThrough: number;
 }
 
 /**
@@ -49,10 +45,7 @@ async function gather(
   const held = repository.heldRoots();
   const maps = new Set<ContentKey>(held.maps);
   const chunks = new Set<ContentKey>(held.chunks);
-  const before = await seenBefore(index);
-  let newestMs = before.seenMs;
   const keep = (point: RecoveryPoint): void => {
-    newestMs = Math.max(newestMs, Date.parse(point.createdAt) || 0);
     const roots = rootsOf(point);
     for (const map of roots.maps) maps.add(map);
     for (const chunk of roots.chunks) chunks.add(chunk);
@@ -65,58 +58,64 @@ async function gather(
   }
   for (const point of await index.lostPoints()) keep(point);
   const staleCopies: ManifestRef[] = [];
-  const deleted: { readonly ref: ManifestRef; readonly point: RecoveryPoint; readonly deletedAtMs: number }[] = [];
+  const deleted: DeletedCopy[] = [];
   for (const ref of await manifests.listDeletedCopies()) {
     if (listed.has(ref.pointId)) {
       staleCopies.push(ref);
       continue;
     }
-    const { point, deletedAt } = await manifests.getDeleted(ref);
-    deleted.push({ ref, point, deletedAtMs: Date.parse(deletedAt) });
+    deleted.push({ ref, copy: await manifests.getDeleted(ref) });
   }
-  for (const { deletedAtMs } of deleted) newestMs = Math.max(newestMs, deletedAtMs);
   // A listing that is short tells no error: what the catalog lists besides is kept until `reconcile` has looked into it.
   const accounted = new Set([...listed, ...deleted.map(({ ref }) => ref.pointId)]);
   for (const point of await index.points()) if (!accounted.has(point.id)) keep(point);
 
-  const clockDoubt = time.graceMs === 0 ? 'none' : doubtOf(time, newestMs, before);
-  const isExpired = (deletedAtMs: number): boolean =>
-    time.graceMs === 0 || (clockDoubt === 'none' && time.nowMs - deletedAtMs >= time.graceMs);
+  if (deleted.length > 0 && time.graceMs > 0) await recordTime(repository);
   const expired: ManifestRef[] = [];
-  for (const { ref, point, deletedAtMs } of deleted) {
-    if (isExpired(deletedAtMs) && !(await isGuarded(repository, ref))) expired.push(ref);
-    else keep(point);
+  let notLivedThrough = 0;
+  for (const { ref, copy } of deleted) {
+    const isOver = time.graceMs === 0 || (await isLivedThrough(repository, { ref, copy }, time.graceMs));
+    if (isOver && !(await isGuarded(repository, ref))) expired.push(ref);
+    else keep(copy.point);
+    if (!isOver && time.nowMs - Date.parse(copy.deletedAt) >= time.graceMs) notLivedThrough += 1;
   }
   manifests.condemn(expired.map(({ pointId }) => pointId));
-  await index.putNote(CLOCK_NOTE, { seenMs: time.nowMs, doubt: clockDoubt } satisfies ClockNote);
-  return { maps, chunks, expired, staleCopies, keptDeletedPoints: deleted.length - expired.length, clockDoubt };
+  return { maps, chunks, expired, staleCopies, keptDeletedPoints: deleted.length - expired.length, notLivedThrough };
+}
+
+interface DeletedCopy {
+  readonly ref: ManifestRef;
+  readonly copy: DeletedPoint;
+}
+
+/**
+ * Whether the appliance has lived through the grace period of a deleted point. No clock is asked: one that is wrong ends none.
+ * A copy that does not tell when it was deleted, or names a time that has not come (the record of it was lost since), has
+ * its grace period begin now.
+ */
+async function isLivedThrough(
+  { manifests, guards }: Repository,
+  { ref, copy }: DeletedCopy,
+  graceMs: number,
+): Promise<boolean> {
+  const livedMs = await guards.livedMs();
+  const { deletedLivedMs } = copy;
+  if (deletedLivedMs !== undefined && deletedLivedMs <= livedMs) return livedMs - deletedLivedMs >= graceMs;
+  await manifests.beginGrace(ref, copy);
+  return false;
+}
+
+/** A grace period must go on in the next process. Where there is no room for the record it comes to its end later. */
+async function recordTime({ guards }: Repository): Promise<void> {
+  try {
+    await guards.beginRecord();
+  } catch (error) {
+    if (!hasCode(error, 'NO_SPACE')) throw error;
+  }
 }
 
 /** Deleting refuses a held or locked point; one that is among the deleted all the same is not removed for good. */
 async function isGuarded({ guards }: Repository, ref: ManifestRef): Promise<boolean> {
   const { hold, lock } = await guards.inForce(ref);
   return hold !== undefined || lock !== undefined;
-}
-
-interface ClockNote {
-  readonly seenMs: number;
-  readonly doubt: ClockDoubt;
-}
-
-/**
- * A wrong clock must not end grace periods. A time before what was seen is not believed, nor one that lies after it by
- * more than half a grace period, unless the collection before this one had seen the same jump.
- */
-function doubtOf(
-  time: { readonly nowMs: number; readonly graceMs: number },
-  newestMs: number,
-  before: ClockNote,
-): ClockDoubt {
-  if (time.nowMs < newestMs - CLOCK_TOLERANCE_MS) return 'backward';
-  return time.nowMs - newestMs > time.graceMs / 2 && before.doubt !== 'forward' ? 'forward' : 'none';
-}
-
-async function seenBefore(index: ManagedIndex): Promise<ClockNote> {
-  const note = (await index.note(CLOCK_NOTE)) as ClockNote | undefined;
-  return note ?? { seenMs: 0, doubt: 'none' };
 }

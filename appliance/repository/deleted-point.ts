@@ -12,6 +12,8 @@ export interface DeletedPoint {
   readonly version: number;
   /** ISO 8601, UTC. */
   readonly deletedAt: string;
+  /** Lived time at its deletion, which its grace period counts from (`LivedTime`); absent where that could not be written down. */
+  readonly deletedLivedMs?: number;
   readonly point: RecoveryPoint;
 }
 
@@ -25,6 +27,7 @@ const isDeletedPoint = new Ajv({ strict: false, validateSchema: false }).compile
     format: { const: 'understudy-deleted-point' },
     version: { const: FORMAT_VERSION },
     deletedAt: { type: 'string', pattern: '^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$' },
+    deletedLivedMs: { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
     point: pointSchema,
     mac: { type: 'string' },
   },
@@ -35,11 +38,16 @@ export function deletedPointKey(machine: MachineId, point: PointId): string {
   return `deleted/${machine}/${point}.json`;
 }
 
-export function encodeDeletedPoint(point: RecoveryPoint, deletedAtMs: number, key: KeyObject): Buffer {
+export function encodeDeletedPoint(
+  point: RecoveryPoint,
+  { deletedAt, deletedLivedMs }: Pick<DeletedPoint, 'deletedAt' | 'deletedLivedMs'>,
+  key: KeyObject,
+): Buffer {
   const deleted: DeletedPoint = {
     format: 'understudy-deleted-point',
     version: FORMAT_VERSION,
-    deletedAt: new Date(deletedAtMs).toISOString(),
+    deletedAt,
+    ...(deletedLivedMs === undefined ? {} : { deletedLivedMs }),
     point,
   };
   return encodeJson(withMac(deleted, key));

@@ -6,7 +6,7 @@ import type { PackId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
 import type { ManagedIndex, PackInfo } from './chunk-index.ts';
 import type { ChunkWriter } from './chunk-writer.ts';
-import { type ClockDoubt, type CollectionRoots, gatherRoots } from './collection-roots.ts';
+import { type CollectionRoots, gatherRoots } from './collection-roots.ts';
 import { type DividedPack, dividePack, type Marked, type SurveyedPack, surveyPacks } from './collection-survey.ts';
 import { deletedPointKey } from './deleted-point.ts';
 import { MAX_PACK_BYTES, MIB, NODE_FANOUT, NODE_HEADER_BYTES } from './format.ts';
@@ -36,7 +36,7 @@ export interface CollectProgress {
 
 export interface CollectOptions {
   readonly clock: Clock;
-  /** Default DEFAULT_GRACE_MS. With 0 everything that was deleted is freed at once, whatever the clock says. */
+  /** Default DEFAULT_GRACE_MS. Counted in lived time (`LivedTime`). With 0 everything that was deleted is freed at once. */
   readonly graceMs?: number;
   readonly minLiveShare?: number;
   readonly signal?: AbortSignal;
@@ -61,7 +61,8 @@ export interface CollectResult {
   readonly pointsPurged: number;
   /** Deleted points that can still be brought back. */
   readonly pointsInGrace: number;
-  readonly clockDoubt: ClockDoubt;
+  /** Of those: the grace period is over by the clock, but the appliance has not lived through it. */
+  readonly pointsNotLivedThrough: number;
 }
 
 /**
@@ -133,7 +134,7 @@ class Collection {
       keptGarbageBytes: this.#keptGarbageBytes,
       pointsPurged: roots.expired.length,
       pointsInGrace: roots.keptDeletedPoints,
-      clockDoubt: roots.clockDoubt,
+      pointsNotLivedThrough: roots.notLivedThrough,
     };
   }
 

@@ -82,6 +82,12 @@ export class LivedTime {
     this.#recorded = record;
   }
 
+  /** True when there is a record, which is then worth being kept up to date. Errors as `now`. */
+  async isRecorded(): Promise<boolean> {
+    this.#anchor ??= await this.#load();
+    return this.#recorded !== undefined;
+  }
+
   async #load(): Promise<LivedTimeRecord | undefined> {
     const record = await readLivedTime(this.#store, this.#key);
     this.#recorded = record;

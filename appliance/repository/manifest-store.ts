@@ -110,10 +110,26 @@ export class ManifestStore {
     return this.#inTurn(async () => {
       await this.#guards.refuseDeletion(ref);
       const point = await this.get(ref);
-      const copy = encodeDeletedPoint(point, nowMs, this.#key);
+      const deletedAt = new Date(nowMs).toISOString();
+      const copy = encodeDeletedPoint(point, { deletedAt, ...(await this.#livedTime()) }, this.#key);
       await this.#store.replace(deletedPointKey(ref.machineId, ref.pointId), copy);
       await this.#store.delete(manifestKey(ref.machineId, ref.pointId));
     });
+  }
+
+  /**
+   * Has the grace period of a deleted point begin now, for a copy that does not tell when it began. Call it in
+   * `whileUnchanged`. Without room for it nothing happens. @throws ApplianceError REPOSITORY_CORRUPT, IO_FAILED
+   */
+  async beginGrace(ref: ManifestRef, { point, deletedAt }: DeletedPoint): Promise<void> {
+    const lived = await this.#livedTime();
+    if (lived === undefined) return;
+    try {
+      const copy = encodeDeletedPoint(point, { deletedAt, ...lived }, this.#key);
+      await this.#store.replace(deletedPointKey(ref.machineId, ref.pointId), copy);
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE')) throw error;
+    }
   }
 
   /** Brings a deleted point back. @throws ApplianceError POINT_NOT_FOUND, REPOSITORY_CORRUPT, REPOSITORY_FORMAT, NO_SPACE */
@@ -153,6 +169,20 @@ export class ManifestStore {
 
   pardon(points: Iterable<PointId>): void {
     for (const point of points) this.#condemned.delete(point);
+  }
+
+  /**
+   * The lived time, written down, so that another process goes on from there; undefined when it cannot be told or written: a
+   * point can be deleted all the same, and its grace period begins when a collection finds it possible.
+   */
+  async #livedTime(): Promise<{ readonly deletedLivedMs: number } | undefined> {
+    try {
+      await this.#guards.beginRecord();
+      return { deletedLivedMs: await this.#guards.livedMs() };
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE', 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) throw error;
+      return undefined;
+    }
   }
 
   async #getForUndelete(ref: ManifestRef): Promise<DeletedPoint> {

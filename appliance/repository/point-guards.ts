@@ -136,11 +136,26 @@ export class PointGuards {
     (await this.#all()).delete(point.pointId);
   }
 
-  /** Writes down how long the appliance has lived, if a date waits for it. To be called now and then. Errors as `LivedTime.record`. */
+  /**
+   * Writes down how long the appliance has lived, if a date may wait for it: of a hold, of a lock, or of a deleted point. To be
+   * called now and then. Errors as `LivedTime.record`.
+   */
   async recordTime(): Promise<void> {
     const known = [...(await this.#all()).values()];
     const waits = known.some(({ stored }) => GUARD_KINDS.some((kind) => isDated(stored[kind])));
-    if (waits) await this.#lived.record(this.#floorMs);
+    if (waits || (await this.#lived.isRecorded())) await this.beginRecord();
+  }
+
+  /** Writes down how long the appliance has lived, and has `recordTime` do so from here on. Errors as `LivedTime.record`. */
+  async beginRecord(): Promise<void> {
+    await this.#all();
+    await this.#lived.record(this.#floorMs);
+  }
+
+  /** How long the appliance has lived (`LivedTime`), which the grace periods of deleted points count by. Errors as `LivedTime.now`. */
+  async livedMs(): Promise<number> {
+    await this.#all();
+    return this.#lived.now(this.#floorMs);
   }
 
   /** The object keys of all guards, for `check`. */
@@ -183,7 +198,7 @@ export class PointGuards {
   async #span(untilMs: number | null): Promise<GuardSpan> {
     const nowMs = Math.floor(this.#clock.nowMs());
     const since = new Date(nowMs).toISOString();
-    const sinceLivedMs = await this.#livedMs();
+    const sinceLivedMs = await this.livedMs();
     if (untilMs === null) return { since, until: null, sinceLivedMs, untilLivedMs: null };
     if (untilMs <= nowMs) throw new ApplianceError('BAD_ARGUMENT', 'the date must lie in the future');
     const until = new Date(untilMs).toISOString();
@@ -195,12 +210,7 @@ export class PointGuards {
     if (until === null || untilLivedMs === null) return Number.POSITIVE_INFINITY;
     const byClockMs = Date.parse(until) - this.#clock.nowMs();
     if (byClockMs > 0) return byClockMs;
-    return Math.max(0, untilLivedMs - (await this.#livedMs()));
-  }
-
-  async #livedMs(): Promise<number> {
-    await this.#all();
-    return this.#lived.now(this.#floorMs);
+    return Math.max(0, untilLivedMs - (await this.livedMs()));
   }
 
   async #locked(lock: PointGuard): Promise<ApplianceError> {

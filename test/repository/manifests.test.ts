@@ -106,7 +106,10 @@ test('any changed byte of a manifest or a deleted point is noticed, and so is an
   const isRefused = (error: unknown): boolean => hasCode(error, 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT');
   for (const [stored, decode] of [
     [encodeManifest(point, KEY), decodeManifest],
-    [encodeDeletedPoint(point, 1_000, KEY), decodeDeletedPoint],
+    [
+      encodeDeletedPoint(point, { deletedAt: new Date(1_000).toISOString(), deletedLivedMs: 5 }, KEY),
+      decodeDeletedPoint,
+    ],
   ] as const) {
     for (let at = 0; at < stored.length; at++) {
       for (const mask of [0x20, 0x01, 0x80]) {
@@ -122,7 +125,9 @@ test('any changed byte of a manifest or a deleted point is noticed, and so is an
 
 test('a deleted point does not pass for a listed one, nor the other way round', () => {
   const point = makePoint();
-  assert.throws(() => decodeManifest(encodeDeletedPoint(point, 0, KEY), KEY, 'x'));
+  assert.throws(() =>
+    decodeManifest(encodeDeletedPoint(point, { deletedAt: new Date(0).toISOString() }, KEY), KEY, 'x'),
+  );
   assert.throws(() => decodeDeletedPoint(encodeManifest(point, KEY), KEY, 'x'));
 });
 

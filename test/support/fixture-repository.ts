@@ -6,6 +6,7 @@ import { Catalog } from '../../appliance/catalog/catalog.ts';
 import { type ContentKey, keyAt, keyFromHex, keyToHex, ZERO_KEY } from '../../appliance/core/content-id.ts';
 import { type FileSystem, realFileSystem } from '../../appliance/core/file-system.ts';
 import { type MachineId, newPointId, parseMachineId } from '../../appliance/core/ids.ts';
+import type { HostUptime } from '../../appliance/core/uptime.ts';
 import {
   newRepositoryConfig,
   type RepositoryConfig,
@@ -23,6 +24,8 @@ export interface FixtureOptions {
   readonly resources?: Partial<RepositoryResources>;
   /** What the repository is written through; the catalog always uses the real one. */
   readonly fileSystem?: FileSystem;
+  /** Default: the machine's. */
+  readonly uptime?: () => HostUptime;
 }
 
 export interface PointContent {
@@ -196,5 +199,13 @@ async function openRepository(
   const fileSystem = options.fileSystem ?? realFileSystem;
   const store = await DirectoryStore.open(join(directory, 'repository'), fileSystem);
   const resources = { ...SMALL_RESOURCES, ...options.resources };
-  return new Repository({ ...secret, store, fileSystem, index: catalog, resources });
+  const { uptime } = options;
+  return new Repository({
+    ...secret,
+    store,
+    fileSystem,
+    index: catalog,
+    resources,
+    ...(uptime === undefined ? {} : { uptime }),
+  });
 }
