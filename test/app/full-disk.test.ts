@@ -9,8 +9,8 @@ import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance-process.ts';
 import { DiskServer } from '../support/disk-server.ts';
 import { Dice } from '../support/point-model.ts';
-import { MOUNT_REQUIREMENTS, SmallFileSystem } from '../support/small-file-system.ts';
 import { stopProcess } from '../support/process-state.ts';
+import { MOUNT_REQUIREMENTS, SmallFileSystem } from '../support/small-file-system.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
 
