@@ -18,4 +18,25 @@ export interface Principal {
   readonly role: Role;
   /** Ids of the machines that a restorer is let at; null for every other role: all. */
   readonly machines: readonly string[] | null;
+  /** Of a token: the id of the user who made it; null when the owner of the appliance did. */
+  readonly madeBy?: string | null;
+  /** Names of those who approved what is done now; see `approvals.ts`. */
+  readonly approvedBy?: readonly string[];
+}
+
+/** Which person stands behind a principal: the same for a user and for the tokens that the user made. */
+export function personOf({ kind, id, madeBy }: Principal): string {
+  if (kind === 'user') return id;
+  if (kind === 'token') return madeBy ?? 'local';
+  return kind;
+}
+
+/** The role that may do less. */
+export function lesserRole(one: Role, other: Role): Role {
+  return ROLES.indexOf(one) < ROLES.indexOf(other) ? one : other;
+}
+
+/** Whether a role may do all that another one may. */
+export function isAtLeast(role: Role, needed: Role): boolean {
+  return ROLES.indexOf(role) >= ROLES.indexOf(needed);
 }

@@ -19,6 +19,7 @@ export const EXIT_CODES = {
   unreachable: 6,
   key: 7,
   noSpace: 8,
+  denied: 9,
   interrupted: 130,
 } as const;
 
@@ -333,6 +334,43 @@ export const ERROR_CODES = {
     retry: 'after-repair',
     exit: 'corrupt',
     hint: 'What was read back is not what was written; look at the storage of the target.',
+  },
+  // access
+  UNAUTHENTICATED: {
+    retry: 'never',
+    exit: 'denied',
+    hint: 'Log in, or give a valid API token; `understudy token create` makes one.',
+  },
+  FORBIDDEN: {
+    retry: 'never',
+    exit: 'denied',
+    hint: 'Ask an administrator; docs/access.md says what each role may do.',
+  },
+  LOGIN_FAILED: { retry: 'never', exit: 'denied', hint: 'Check the name, the password and the code.' },
+  SECOND_FACTOR_NEEDED: {
+    retry: 'never',
+    exit: 'denied',
+    hint: 'Send the six digits of the authenticator app, or a recovery code, with the password.',
+  },
+  LOGIN_LIMITED: {
+    retry: 'transient',
+    exit: 'busy',
+    hint: 'Too many attempts failed; wait as long as the answer says. Others are not affected.',
+  },
+  APPROVAL_NEEDED: {
+    retry: 'after-repair',
+    exit: 'busy',
+    hint: 'Another administrator does it with `understudy approval approve`; then it is done in your name.',
+  },
+  LAST_ADMIN: {
+    retry: 'after-repair',
+    exit: 'usage',
+    hint: 'Make another user an administrator first.',
+  },
+  SIGN_ON_FAILED: {
+    retry: 'after-repair',
+    exit: 'denied',
+    hint: 'Look at the settings of single sign-on on both sides; the log has the reason.',
   },
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;
