@@ -6,7 +6,8 @@ import { Ajv } from 'ajv';
 import { makeDirectoryDurably, renameDurably, writeDurably } from '../core/durable-file.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';
-import { readExactly, realFileSystem, storageError } from '../core/file-system.ts';
+import { realFileSystem } from '../core/file-system.ts';
+import { readSmallFile } from '../core/small-file.ts';
 
 /** `state.json`: which repository a state directory works for. */
 export interface StateFile {
@@ -134,21 +135,5 @@ function parseJson(text: Buffer): unknown {
   } catch (error) {
     if (error instanceof SyntaxError) return undefined;
     throw error;
-  }
-}
-
-async function readSmallFile(path: string): Promise<Buffer | undefined> {
-  if ((await realFileSystem.stat(path)) === undefined) return undefined;
-  try {
-    const file = await realFileSystem.open(path, 'read');
-    try {
-      const bytes = Buffer.alloc(await file.sizeBytes());
-      await readExactly(file, bytes, 0, path);
-      return bytes;
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    throw storageError(error, 'read', path);
   }
 }

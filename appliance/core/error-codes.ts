@@ -372,6 +372,31 @@ export const ERROR_CODES = {
     exit: 'denied',
     hint: 'Look at the settings of single sign-on on both sides; the log has the reason.',
   },
+
+  // config
+  NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List what there is; it may have been removed meanwhile.' },
+  CONFLICT: {
+    retry: 'never',
+    exit: 'busy',
+    hint: 'It exists already, or somebody else changed it meanwhile: look at it again, then repeat the change.',
+  },
+  LIMIT_REACHED: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'Remove what is not needed any more; see docs/limits.md.',
+  },
+  CONFIG_DAMAGED: {
+    retry: 'after-repair',
+    exit: 'corrupt',
+    hint: 'Nothing of that file was used. Put it back from a copy, or make the appliance anew with `understudy init --from`.',
+  },
+  CONFIG_FORMAT: { retry: 'never', exit: 'failed', hint: 'The file was written by another version of the program.' },
+  SECRET_UNREADABLE: {
+    retry: 'after-repair',
+    exit: 'key',
+    hint: 'Enter the secret again; it was sealed under another key, or moved to another place.',
+  },
+
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
+import { canonicalJson } from '../core/canonical-json.ts';
 import { ApplianceError } from '../core/errors.ts';
 
 /*
@@ -40,17 +41,6 @@ export function checkStoredJson(stored: Buffer, value: object, key: KeyObject, n
   if (actual.length !== expected.length || !timingSafeEqual(actual, expected)) {
     throw corruptObject(name, 'has a wrong authentication code');
   }
-}
-
-/** JSON with sorted members and no white space: the same value gives the same bytes. */
-export function canonicalJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  const members = Object.entries(value)
-    .filter(([, member]) => member !== undefined)
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, member]) => `${JSON.stringify(name)}:${canonicalJson(member)}`);
-  return `{${members.join(',')}}`;
 }
 
 export function corruptObject(name: string, what: string, cause?: unknown): ApplianceError {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import { canonicalJson } from '../core/canonical-json.ts';
 import { type ContentKey, keyAt } from '../core/content-id.ts';
-import { canonicalJson } from './authenticated-json.ts';
 import { type Finding, Findings, isDamage } from './check-findings.ts';
 import { type CheckedPacks, checkPacks } from './check-packs.ts';
 import type { ManagedIndex } from './chunk-index.ts';

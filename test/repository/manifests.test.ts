@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { canonicalJson } from '../../appliance/core/canonical-json.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { newPointId, parseMachineId } from '../../appliance/core/ids.ts';
 import { hostUptime } from '../../appliance/core/uptime.ts';
-import { canonicalJson } from '../../appliance/repository/authenticated-json.ts';
 import {
   checkMasterKey,
   loadConfig,
