@@ -11,9 +11,15 @@ import { RawPart } from './raw-part.ts';
 import { SealedPart, sealedNumber } from './sealed-part.ts';
 import type { LogObserver } from './write-log.ts';
 import type { RecordFacts } from './write-log-format.ts';
-import { segmentOf } from './write-log-index.ts';
+import { locationOf, segmentOf } from './write-log-index.ts';
 import type { LogStart } from './write-log-recovery.ts';
 import { corrupt, type Segment, segmentName } from './write-log-segment.ts';
+
+/**
+ * Headers of records that are not sealed are kept in memory up to this much: the newest million of them. Those of older
+ * segments, which wait to be sealed, are read from the file when they are asked for.
+ */
+export const MAX_TABLE_BYTES: number = 32 * 1024 * 1024;
 
 /** What a journal knows of its log, kept up to date by each record. */
 export class JournalContent implements LogObserver {
@@ -21,12 +27,16 @@ export class JournalContent implements LogObserver {
   readonly history: JournalHistory = new JournalHistory();
   /** The last record behind which no part of a request is missing. */
   lastWhole: Moment = { sequence: 0, timeUs: 0 };
+  /** Of a record that a recovery point holds, as all before it; the newest one whose place is in memory. */
+  foldedLocation = 0;
   segmentAt: (number: number) => Segment | undefined = () => undefined;
   private readonly isEncrypted: boolean;
+  private readonly tableBytes: number;
   private current: RawPart | undefined;
 
-  constructor(isEncrypted: boolean) {
-    this.isEncrypted = isEncrypted;
+  constructor(how: { readonly isEncrypted: boolean; readonly tableBytes: number }) {
+    this.isEncrypted = how.isEncrypted;
+    this.tableBytes = how.tableBytes;
   }
 
   recorded(facts: RecordFacts, location: number, payload: Buffer): void {
@@ -38,6 +48,7 @@ export class JournalContent implements LogObserver {
       });
       this.parts.append(part);
       this.current = part;
+      this.limitTables(part);
     }
     part.add(facts, location);
     if (facts.continues) return;
@@ -45,7 +56,22 @@ export class JournalContent implements LogObserver {
     this.lastWhole = here;
     if (facts.kind !== 'event') return;
     const event = parseJournalEvent(payload);
-    if (event !== undefined) this.history.apply(event, here);
+    if (event === undefined) return;
+    this.history.apply(event, here);
+    if (event.event !== 'fold') return;
+    const folded = this.parts.withSequence(event.sequence);
+    const at = folded instanceof RawPart ? folded.positionInMemory(event.sequence) : undefined;
+    if (folded !== undefined && at !== undefined) this.foldedLocation = locationOf(folded.number, at);
+  }
+
+  /** Only the newest headers are kept, and always those of the segment that is appended to. */
+  private limitTables(current: RawPart): void {
+    let bytes = 0;
+    for (const part of this.parts.all.toReversed()) {
+      if (!(part instanceof RawPart)) break;
+      bytes += part.tableBytes;
+      if (part !== current && bytes > this.tableBytes) part.forgetTable();
+    }
   }
 
   /** Takes the sealed parts in, which are the beginning; the result is where the log goes on. */
@@ -69,6 +95,12 @@ export class JournalContent implements LogObserver {
     this.lastWhole = last.summary.lastWhole;
     const { logId, machineId } = last.header;
     return { logId, machineId, segmentNumber: last.number, sequence: last.lastSequence, timeUs: last.lastTimeUs };
+  }
+
+  /** Where a record stands in the log; undefined when it is sealed, or not there. WRITE_LOG_CORRUPT, IO_FAILED. */
+  async locationOf(sequence: number): Promise<number | undefined> {
+    const part = this.parts.withSequence(sequence);
+    return part instanceof RawPart ? locationOf(part.number, (await part.table()).positionOf(sequence)) : undefined;
   }
 
   /** Older parts may be gone, but only those that a recovery point holds. */

@@ -198,6 +198,7 @@ export class JournalKeeper {
     const isWhole = sealed.firstSequence === part.firstSequence && sealed.lastSequence === part.lastSequence;
     invariant(isWhole, 'a sealed segment has every record');
     parts.replace(sealed);
+    part.forgetTable();
     this.retired.push({ part, sinceMs: clock.elapsedMs() });
     await this.remove(segment.path);
   }

@@ -10,7 +10,7 @@ import type { MachineId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
 import type { Consistency } from '../repository/manifest.ts';
 import { BlockCache } from './block-cache.ts';
-import { JournalContent, openSealedParts } from './journal-content.ts';
+import { JournalContent, MAX_TABLE_BYTES, openSealedParts } from './journal-content.ts';
 import { type Fold, type JournalEvent, type Moment, type StretchKind } from './journal-event.ts';
 import type { JournalHistory } from './journal-history.ts';
 import { forgetExpired, JournalKeeper, type KeeperOptions } from './journal-keeper.ts';
@@ -18,12 +18,10 @@ import type { JournalParts } from './journal-part.ts';
 import { type Timeline, type TimelineRange, timelineOf } from './journal-timeline.ts';
 import { JournalView } from './journal-view.ts';
 import { listWrites, type WriteQuery } from './journal-writes.ts';
-import { RawPart } from './raw-part.ts';
 import type { WriteFact } from './record-table.ts';
 import type { Sealing } from './sealing-thread.ts';
 import type { Appended, DiskRange, WriteLayer, WriteSink } from './write-layer.ts';
 import { WriteLog } from './write-log.ts';
-import { locationOf } from './write-log-index.ts';
 
 export interface JournalOptions {
   /** 32 bytes: encrypt and authenticate everything. Null: checksums only. A journal keeps what it began with. */
@@ -38,6 +36,8 @@ export interface JournalOptions {
   readonly windowMs?: number;
   /** The oldest of it leaves earlier while the journal has more bytes. Default: no limit. */
   readonly windowBytes?: number;
+  /** Memory for the headers of records that are not sealed; default `MAX_TABLE_BYTES`. The segment that is open has its own. */
+  readonly tableBytes?: number;
   /** What seals segments; default: a thread for each run. */
   readonly startSealing?: () => Sealing;
   /**
@@ -101,13 +101,15 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     const { key, fileSystem = realFileSystem, clock = systemClock } = options;
     await makeDirectoryDurably(directory, fileSystem);
     const cache = new BlockCache(CACHE_BYTES);
-    const content = new JournalContent(key !== null);
+    const { tableBytes = MAX_TABLE_BYTES } = options;
+    const content = new JournalContent({ isEncrypted: key !== null, tableBytes });
     const after = content.addSealed(await openSealedParts({ directory, fileSystem, key, cache }));
     const segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES;
     const log = await WriteLog.open(directory, { ...options, segmentBytes, hasEvents: true, observer: content, after });
     content.segmentAt = (number) => log.segments.get(number);
     try {
       content.checkBeginning(directory);
+      log.dropThrough((await content.locationOf(content.history.lastFold?.sequence ?? 0)) ?? 0);
     } catch (error) {
       await log.close();
       throw error;
@@ -137,7 +139,6 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     this.keeper = new JournalKeeper(keeping, { log, parts, history });
     if (goesOn) this.isStretchAsked = history.openStretch !== undefined;
     else if (history.openStretch !== undefined) this.owe('interrupted');
-    this.dropFolded();
     this.maintenance = setInterval(() => this.maintainInBackground(), MAINTENANCE_MS).unref();
   }
 
@@ -295,9 +296,11 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     const { pointId, sequence } = fold;
     invariant(sequence >= this.foldedSequence && sequence <= this.lastSequence, 'folds go forward, and not too far');
     const timeUs = await this.timeOf(sequence);
+    // Once the log says that it is folded, it may be sealed at any time.
+    const location = await this.content.locationOf(sequence);
     await this.appendEvent({ event: 'fold', pointId, sequence, timeUs });
     await this.flush();
-    this.dropFolded();
+    if (location !== undefined) this.log.dropThrough(location);
     switchBase?.();
     this.maintainInBackground();
   }
@@ -441,12 +444,6 @@ export class Journal implements WriteLayer, WriteSink, AsyncDisposable {
     } finally {
       this.settling = undefined;
     }
-  }
-
-  private dropFolded(): void {
-    const { foldedSequence } = this;
-    const part = this.parts.withSequence(foldedSequence);
-    if (part instanceof RawPart) this.log.dropThrough(locationOf(part.number, part.headers.positionOf(foldedSequence)));
   }
 
   private async timeOf(sequence: number): Promise<number> {

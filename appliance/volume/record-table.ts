@@ -44,6 +44,11 @@ export class RecordTable {
     return this.baseSequence + this.count - 1;
   }
 
+  /** Memory that it takes. */
+  get sizeBytes(): number {
+    return this.bytes.length;
+  }
+
   /** All entries; valid until the next `add`. */
   get entries(): Buffer {
     return this.bytes.subarray(0, this.used);

@@ -23,6 +23,8 @@ import { WriteLogTail } from './write-log-tail.ts';
 export interface LogObserver {
   /** `payload` is plain, and valid during the call only. */
   recorded(facts: RecordFacts, location: number, payload: Buffer): void;
+  /** The base holds everything up to here, as far as it is known: at the start the index leaves it out. */
+  readonly foldedLocation?: number;
 }
 
 export interface WriteLogOptions {
@@ -86,6 +88,7 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
     const fileSystem = options.fileSystem ?? realFileSystem;
     await makeDirectoryDurably(directory, fileSystem);
     const index = new WriteLogIndex();
+    let dropped = 0;
     const recovered = await recoverWriteLog({
       directory,
       fileSystem,
@@ -95,6 +98,9 @@ export class WriteLog implements WriteLayer, WriteSink, AsyncDisposable {
         const location = locationOf(segment.header.number, position);
         index.place(header, location);
         options.observer?.recorded(header, location, payload);
+        const folded = options.observer?.foldedLocation ?? 0;
+        if (folded > dropped) index.dropThrough(folded);
+        dropped = folded;
       },
     });
     try {

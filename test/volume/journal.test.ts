@@ -4,7 +4,10 @@ import { memoryDevice } from '../../appliance/block/memory-device.ts';
 import { hasCode } from '../../appliance/core/errors.ts';
 import { parseMachineId } from '../../appliance/core/ids.ts';
 import { Journal } from '../../appliance/volume/journal.ts';
+import { MAX_TABLE_BYTES } from '../../appliance/volume/journal-content.ts';
+import type { Moment } from '../../appliance/volume/journal-event.ts';
 import { loggedDevice } from '../../appliance/volume/logged-device.ts';
+import { RawPart } from '../../appliance/volume/raw-part.ts';
 import { readRange } from '../block/conformance.ts';
 import { CrashingFileSystem, randomSource } from '../support/crashing-file-system.ts';
 import {
@@ -240,7 +243,9 @@ for (const key of [null, KEY]) {
       const startSealing = (): InlineSealing => new InlineSealing();
       // Half of the journals keep everything, the others the last seconds.
       const windowMs = seed % 2 === 0 ? 8_000 : 1e9;
-      const setup = { directory: '/journal', key, clock, segmentBytes: 60_000, windowMs, startSealing };
+      // A third of them has nothing but the headers of the open segment in memory.
+      const tableBytes = seed % 3 === 0 ? 0 : MAX_TABLE_BYTES;
+      const setup = { directory: '/journal', key, clock, segmentBytes: 60_000, windowMs, tableBytes, startSealing };
       let fileSystem = new CrashingFileSystem();
       let journal = await openJournal({ ...setup, fileSystem });
       for (let event = 0; event < 200; event++) {
@@ -267,6 +272,35 @@ for (const key of [null, KEY]) {
     assert.ok(seen.moments >= 500 && seen.sealed > 50 && seen.expired > 1, JSON.stringify(seen));
   });
 }
+
+test('headers of segments that wait to be sealed take no more memory than they may, and are read again', async (t) => {
+  const setup = { ...setupOf(KEY), segmentBytes: 20_000, tableBytes: 20_000 };
+  const journal = t.use(await openJournal(setup));
+  const moments: Moment[] = [];
+  await journal.beginStretch('writes');
+  for (let write = 0; write < 2000; write++) moments.push(await journal.append(x(write % 3, write % 900)));
+  const check = async (opened: Journal): Promise<void> => {
+    const { all: parts } = opened['parts'];
+    const bytes = parts.map((part) => (part instanceof RawPart ? part.tableBytes : 0));
+    assert.ok(parts.length > 5 && bytes.slice(0, -1).reduce((sum, each) => sum + each) <= 20_000, bytes.join(' '));
+    assert.deepEqual(
+      (await all(opened.writes())).map(({ sequence, timeUs, disk, offset }) => ({ sequence, timeUs, disk, offset })),
+      moments.map((moment, write) => ({ ...moment, disk: write % 3, offset: write % 900 })),
+    );
+    const early = moments[100];
+    assert.ok(early !== undefined);
+    await using view = await opened.openView(0, early.sequence);
+    assert.deepEqual(view.slices({ disk: 1, offset: 100, length: 1 }).length, 1);
+  };
+  await check(journal);
+  await journal.folded({ pointId: '00112233445566aa', sequence: moments[1500]?.sequence ?? 0 });
+  assert.equal(journal['log'].indexedRanges, 499);
+  await journal.close();
+  const again = t.use(await openJournal(setup));
+  await again.maintain();
+  assert.equal(again['log'].indexedRanges, 499);
+  assert.equal((await all(again.writes())).length, 2000);
+});
 
 test('a journal of another machine is refused', async () => {
   const setup = setupOf();
