@@ -5,6 +5,7 @@ import { type Initialized, initialize as initializeWith } from './app/initialize
 import { LocalAppliance } from './app/local-appliance.ts';
 import { openRepositoryStore } from './app/repository-store.ts';
 import { StateDirectory } from './app/state-directory.ts';
+import { Configuration } from './config/configuration.ts';
 import { systemClock } from './core/clock.ts';
 import { ApplianceError } from './core/errors.ts';
 import { FileLock } from './core/file-lock.ts';
@@ -60,7 +61,9 @@ export async function openAppliance(options: OpenOptions): Promise<Appliance> {
   }
   const masterKey = await state.loadKey();
   checkMasterKey(config, masterKey);
-  const foundation = { state, store, config, masterKey, clock: systemClock, onFailure: options.onFailure };
+  const configuration = await Configuration.open(state.path);
+  const { onFailure } = options;
+  const foundation = { state, store, config, masterKey, configuration, clock: systemClock, onFailure };
   const local = {
     connect: options.connect ?? defaultConnection(),
     isService: options.isService ?? false,

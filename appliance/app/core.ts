@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Catalog } from '../catalog/catalog.ts';
 import { refuseUnfinishedRebuild } from '../catalog/rebuild.ts';
 import { type ReconcileReport, reconcile } from '../catalog/reconcile.ts';
+import type { Configuration } from '../config/configuration.ts';
 import type { Clock } from '../core/clock.ts';
 import type { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
@@ -36,6 +37,8 @@ export interface Foundation {
   readonly config: RepositoryConfig;
   readonly masterKey: Buffer;
   readonly clock: Clock;
+  /** What the operator decided; needs neither catalog nor repository. */
+  readonly configuration: Configuration;
   /** Called when the process cannot work any more and has to be started anew; see `RepositoryParts.onFailure`. */
   readonly onFailure?: ((error: ApplianceError) => void) | undefined;
 }

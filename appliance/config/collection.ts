@@ -46,6 +46,9 @@ export interface CollectionOptions<T> {
   readonly fileSystem?: FileSystem;
 }
 
+/** A kind of document, as its owner declares it; `Configuration.collection` opens it. Two of the same name are the same. */
+export type CollectionDefinition<T> = Pick<CollectionOptions<T>, 'name' | 'check' | 'maxRecords' | 'maxBytes'>;
+
 /** Most documents of one collection, when nothing else is said. */
 export const MAX_RECORDS = 10_000;
 /** Most bytes of one document as JSON. */

@@ -2,18 +2,27 @@
 import { createSecretKey, hkdfSync, type KeyObject, randomBytes } from 'node:crypto';
 import { AEAD_KEY_BYTES, AEAD_NONCE_BYTES, AEAD_TAG_BYTES, nodeAead, type SealParameters } from '../core/aead.ts';
 import { ApplianceError } from '../core/errors.ts';
-import type { ApplianceKey, ApplianceKeys } from './appliance-key.ts';
+import type { ApplianceKey } from './appliance-key.ts';
 
 declare const sealed: unique symbol;
 
 /** A secret under the appliance's key: `sealed:v1:KEY:…`. Neither an argument of ours nor a reply holds one. */
 export type SealedSecret = string & { readonly [sealed]: true };
 
-/** Where a secret belongs. It opens nowhere else: who can write files cannot make one secret pass for another. */
+/**
+ * Where a secret belongs: the member of a document, with dots for members of members. It opens nowhere else, so who can write
+ * files cannot make one secret pass for another.
+ */
 export interface SecretPlace {
   readonly collection: string;
   readonly id: string;
   readonly field: string;
+}
+
+/** What seals, and what still opens; `ApplianceKeys` is one. */
+export interface SecretKeys {
+  readonly current: ApplianceKey;
+  find(id: string): ApplianceKey | undefined;
 }
 
 /** Most bytes of a secret, in UTF-8: a private key with its chain of certificates. */
@@ -35,9 +44,9 @@ const FORM = /^sealed:v1:([0-9a-f]{8}):([A-Za-z0-9_-]+)$/;
  * `ApplianceKeys.retire` the old ones. Interrupted anywhere, every secret opens.
  */
 export class SecretBox {
-  readonly #keys: ApplianceKeys;
+  readonly #keys: SecretKeys;
 
-  constructor(keys: ApplianceKeys) {
+  constructor(keys: SecretKeys) {
     this.#keys = keys;
   }
 
