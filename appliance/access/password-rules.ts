@@ -77,7 +77,7 @@ const DIGIT_RUNS = ['01234567890123456789012345678901234567890', '98765432109876
  * @throws BAD_ARGUMENT, which never holds the password
  */
 export function checkPassword(password: string, userName: string): void {
-  const characters = [...password.normalize('NFKC')];
+  const characters = Array.from(password.normalize('NFKC'));
   if (characters.length < MIN_PASSWORD_CHARACTERS) {
     throw refused(`the password has fewer than ${MIN_PASSWORD_CHARACTERS} characters`);
   }
