@@ -3,8 +3,14 @@ import { ApplianceError, hasCode, systemErrorCode, toError } from '../core/error
 import { ControlCall, requestService, serviceGone } from './control-call.ts';
 import { HEALTH_PATH, type ServiceHealth, STOP_PATH } from './control-protocol.ts';
 import { controlSocketPath, isListening } from './control-socket.ts';
-import type { Appliance, ExportReport, OperationContext, OperationName } from './operations.ts';
-import type { OperationParams, OperationResult } from './schemas.ts';
+import type {
+  Appliance,
+  ExportReport,
+  OperationContext,
+  OperationName,
+  OperationParams,
+  OperationResult,
+} from './operations.ts';
 
 /** The service answers this from memory; a longer silence means that it hangs. */
 const HEALTH_LIMIT_MS = 10_000;

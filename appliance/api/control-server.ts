@@ -19,7 +19,7 @@ import { controlSocketPath, listenAt, type SocketAddress } from './control-socke
 import { isOperationName } from './operation-routes.ts';
 import { OperationRun } from './operation-run.ts';
 import type { Appliance } from './operations.ts';
-import { checkParams } from './schemas.ts';
+import { checkParams } from './schemas/check.ts';
 import { encodeError } from './wire-error.ts';
 
 /** Operations that run at the same time; more are refused, so that clients cannot make the service hold without bound. */

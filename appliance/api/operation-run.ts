@@ -7,8 +7,15 @@ import type { ErrorCode } from '../core/error-codes.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { InvariantViolation } from '../core/invariant.ts';
 import { CONTENT_TYPE, type ControlMessage, encodeMessage } from './control-protocol.ts';
-import type { Appliance, ExportReport, OperationContext, OperationName, Progress } from './operations.ts';
-import type { OperationParams } from './schemas.ts';
+import type {
+  Appliance,
+  ExportReport,
+  OperationContext,
+  OperationName,
+  OperationParams,
+  Progress,
+} from './operations.ts';
+
 import { asApplianceError, encodeError } from './wire-error.ts';
 
 /** Progress is for eyes: more often than this it is left out, except for a new phase and the end of one. */

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import { isAbsolute, resolve } from 'node:path';
 import type { ApplianceConnection } from '../api/connect-appliance.ts';
-import type { Appliance, OperationContext, OperationName } from '../api/operations.ts';
-import type { OperationParams, OperationResult } from '../api/schemas.ts';
+import type {
+  Appliance,
+  OperationContext,
+  OperationName,
+  OperationParams,
+  OperationResult,
+} from '../api/operations.ts';
+
 import { ApplianceError } from '../core/errors.ts';
 import { formatNbdUri, parseNbdUri } from '../nbd/uri.ts';
 import { defaultUri } from './default-uri.ts';
@@ -209,6 +215,6 @@ async function checkedParams<Name extends OperationName>(
   name: Name,
   params: OperationParams<Name>,
 ): Promise<OperationParams<Name>> {
-  const { checkParams } = await import('../api/schemas.ts');
+  const { checkParams } = await import('../api/schemas/check.ts');
   return checkParams(name, params);
 }

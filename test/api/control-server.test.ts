@@ -13,7 +13,8 @@ import { controlSocketPath, isListening, listenAt } from '../../appliance/api/co
 import type { OperationContext, Progress } from '../../appliance/api/operations.ts';
 import { ApplianceError, hasCode } from '../../appliance/core/errors.ts';
 import { invariant } from '../../appliance/core/invariant.ts';
-import { FakeAppliance, type FakeBehaviour, fakeResults } from '../support/fake-appliance.ts';
+import { FakeAppliance, type FakeBehaviour } from '../support/fake-appliance.ts';
+import { fakeResults } from '../support/fake-results.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -117,7 +118,7 @@ test('each operation gives through the service what it gives in the process', as
   const context = recording();
   const point = { point: 'web@latest' };
   assert.deepEqual(await remote.status({}, context), fakeResults.status);
-  assert.deepEqual(await remote.machineList({}, context), [fakeResults.machine]);
+  assert.deepEqual(await remote.machineList({}, context), [fakeResults.machineSummary]);
   assert.deepEqual(await remote.machineShow({ name: 'web' }, context), fakeResults.machine);
   assert.deepEqual(await remote.backup({ target: 'web', fullScan: true }, context), fakeResults.backup);
   assert.deepEqual(await remote.points({ machine: 'web' }, context), fakeResults.points);

@@ -5,7 +5,7 @@ import { zonedPoint, zonedTime } from '../../appliance/cli/zoned-moment.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { CliTest, runCommand } from '../support/cli-harness.ts';
-import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { FAKE_POINT_ID, fakeResults } from '../support/fake-results.ts';
 import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { suite } from '../support/suite.ts';
 
@@ -23,26 +23,26 @@ const COMMANDS: readonly {
   readonly result: unknown;
 }[] = [
   { line: 'status', name: 'status', params: {}, result: fakeResults.status },
-  { line: 'machine list', name: 'machineList', params: {}, result: [fakeResults.machine] },
+  { line: 'machine list', name: 'machineList', params: {}, result: [fakeResults.machineSummary] },
   {
     line: 'machine list --connect qemu:///session',
     name: 'machineList',
     params: { connect: 'qemu:///session' },
-    result: [fakeResults.machine],
+    result: [fakeResults.machineSummary],
   },
   {
     line: 'machine list',
     env: { LIBVIRT_DEFAULT_URI: 'qemu+ssh://lab/system' },
     name: 'machineList',
     params: { connect: 'qemu+ssh://lab/system' },
-    result: [fakeResults.machine],
+    result: [fakeResults.machineSummary],
   },
   {
     line: 'machine list --connect qemu:///session',
     env: { LIBVIRT_DEFAULT_URI: 'qemu+ssh://lab/system' },
     name: 'machineList',
     params: { connect: 'qemu:///session' },
-    result: [fakeResults.machine],
+    result: [fakeResults.machineSummary],
   },
   { line: 'machine show web', name: 'machineShow', params: { name: 'web' }, result: fakeResults.machine },
   { line: 'backup web', name: 'backup', params: { target: 'web' }, result: fakeResults.backup },
@@ -284,7 +284,7 @@ test('lists without entries say what to do', async () => {
 test('names from outside cannot control the terminal', async () => {
   const evil = 'web\u001b[2J\u001b]0;owned\u0007\u009b31m\nerror';
   const behaviour = {
-    machineList: async () => [{ ...fakeResults.machine, name: evil }],
+    machineList: async () => [{ ...fakeResults.machineSummary, name: evil }],
     backup: () => Promise.reject(new ApplianceError('DOMAIN_BUSY', `a job runs on ${evil}`)),
   };
   assert.doesNotMatch((await runCommand(['machine', 'list'], { behaviour })).stdout, CONTROL);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { CliTest } from '../support/cli-harness.ts';
-import { fakeResults } from '../support/fake-appliance.ts';
+import { fakeResults } from '../support/fake-results.ts';
 import { suite } from '../support/suite.ts';
 
 const test = suite('export');

@@ -7,7 +7,7 @@ import { findService } from '../../appliance/api/control-client.ts';
 import { controlSocketPath } from '../../appliance/api/control-socket.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { untilThere } from '../support/appliance-process.ts';
-import { fakeResults } from '../support/fake-appliance.ts';
+import { fakeResults } from '../support/fake-results.ts';
 import { LiveProcess, type ProcessResult } from '../support/live-process.ts';
 import { isAlive } from '../support/process-state.ts';
 import { suite } from '../support/suite.ts';

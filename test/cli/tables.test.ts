@@ -6,7 +6,7 @@ import { bootedTable, renderRewind } from '../../appliance/cli/commands/boot.ts'
 import { troublesOf } from '../../appliance/cli/commands/protect.ts';
 import { shortIds } from '../../appliance/cli/format.ts';
 import { runCommand } from '../support/cli-harness.ts';
-import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { FAKE_POINT_ID, fakeResults } from '../support/fake-results.ts';
 import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { fakeStandbyResults } from '../support/fake-standby.ts';
 import { suite } from '../support/suite.ts';

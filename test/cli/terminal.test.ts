@@ -4,7 +4,7 @@ import { stripVTControlCharacters } from 'node:util';
 import type { OperationContext } from '../../appliance/api/operations.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { type CliTestOptions, runCommand } from '../support/cli-harness.ts';
-import { FAKE_POINT_ID, fakeResults } from '../support/fake-appliance.ts';
+import { FAKE_POINT_ID, fakeResults } from '../support/fake-results.ts';
 import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { suite } from '../support/suite.ts';
 

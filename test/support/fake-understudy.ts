@@ -7,7 +7,8 @@ import { processIo } from '../../appliance/cli/io.ts';
 import { runCli } from '../../appliance/cli/run-cli.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { FileLock } from '../../appliance/core/file-lock.ts';
-import { FakeAppliance, type FakeBehaviour, fakeResults } from './fake-appliance.ts';
+import { FakeAppliance, type FakeBehaviour } from './fake-appliance.ts';
+import { fakeResults } from './fake-results.ts';
 
 /*
  * The command line as a process, over a fake appliance: processes, signals, sockets, locks and streams are real.
