@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { CheckReport, StatusReport } from '../appliance/api/maintenance-operations.ts';
+
 import type { BootedMachine, PointSummary } from '../appliance/api/operations.ts';
+import type { CheckReport, StatusReport } from '../appliance/api/schemas/repository.ts';
 import { formatBytes, formatRatio } from '../appliance/cli/format.ts';
 import { systemClock } from '../appliance/core/clock.ts';
 import { GuestShell } from './guest-shell.ts';

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { PointParams } from '../api/operations.ts';
-import type { HoldParams, LockParams, PointGuardsReport } from '../api/retention-operations.ts';
+import type { HoldParams, LockParams, PointGuardsReport } from '../api/schemas/retention.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { parseTimeUs } from '../protect/selector.ts';

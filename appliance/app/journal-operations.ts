@@ -8,7 +8,7 @@ import type {
   TimelineReport,
   WritesParams,
   WritesReport,
-} from '../api/journal-operations.ts';
+} from '../api/schemas/journal.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { Range } from '../core/extents.ts';
 import type { MachineId } from '../core/ids.ts';

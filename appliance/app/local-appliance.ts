@@ -1,21 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type {
-  BookmarkParams,
-  BookmarkReport,
-  RewindReport,
-  TimelineParams,
-  TimelineReport,
-  WritesParams,
-  WritesReport,
-} from '../api/journal-operations.ts';
-import type {
-  CheckParams,
-  CheckReport,
-  GcParams,
-  GcReport,
-  RebuildReport,
-  StatusReport,
-} from '../api/maintenance-operations.ts';
+
 import type {
   Appliance,
   BackupParams,
@@ -45,6 +29,23 @@ import type {
   StopReport,
   UnprotectReport,
 } from '../api/operations.ts';
+import type { RewindReport } from '../api/schemas/booted.ts';
+import type {
+  BookmarkParams,
+  BookmarkReport,
+  TimelineParams,
+  TimelineReport,
+  WritesParams,
+  WritesReport,
+} from '../api/schemas/journal.ts';
+import type {
+  CheckParams,
+  CheckReport,
+  GcParams,
+  GcReport,
+  RebuildReport,
+  StatusReport,
+} from '../api/schemas/repository.ts';
 import type {
   HoldParams,
   LockParams,
@@ -53,7 +54,7 @@ import type {
   RetentionApplyReport,
   RetentionParams,
   RetentionReport,
-} from '../api/retention-operations.ts';
+} from '../api/schemas/retention.ts';
 import type {
   FailbackParams,
   FailbackReport,
@@ -64,7 +65,7 @@ import type {
   StandbySummary,
   StandbyTestParams,
   StandbyTestReport,
-} from '../api/standby-operations.ts';
+} from '../api/schemas/standbys.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';

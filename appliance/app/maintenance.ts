@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { CheckReport, GcReport, StatusReport } from '../api/maintenance-operations.ts';
+
 import type { OperationContext } from '../api/operations.ts';
+import type { CheckReport, GcReport, StatusReport } from '../api/schemas/repository.ts';
 import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import { check } from '../repository/scrub.ts';
 import type { Core, Foundation } from './core.ts';

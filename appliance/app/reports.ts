@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { BackupReport, MachineDetails, MachineDisk, MachineSummary, PointSummary } from '../api/operations.ts';
-import type { GuardReport } from '../api/retention-operations.ts';
+import type { GuardReport } from '../api/schemas/retention.ts';
 import { sourceText } from '../cbt/plan-disks.ts';
 import type { Machine } from '../hypervisor/libvirt/inventory.ts';
 import { pointsOfMachine } from '../protect/point-selector.ts';

@@ -6,7 +6,7 @@ import type {
   RetentionApplyReport,
   RetentionParams,
   RetentionReport,
-} from '../api/retention-operations.ts';
+} from '../api/schemas/retention.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { byAge, pointsOfMachine } from '../protect/point-selector.ts';

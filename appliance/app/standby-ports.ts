@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { StandbyCreateParams, StandbySummary } from '../api/standby-operations.ts';
+import type { StandbyCreateParams, StandbySummary } from '../api/schemas/standbys.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import { systemClock } from '../core/clock.ts';
 import { selectPoint } from '../protect/point-selector.ts';

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { MomentReport } from '../api/journal-operations.ts';
+import type { MomentReport } from '../api/schemas/journal.ts';
 import { formatLocalTime, plain } from './format.ts';
 
 /** `3f2a91c04b7d8e11`, or the moment above it: `2026-11-21 10:31:07.250123 (seq:123456 above 3f2a91c04b7d8e11)`. */

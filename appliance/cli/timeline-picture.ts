@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { TimelineReport } from '../api/journal-operations.ts';
+import type { TimelineReport } from '../api/schemas/journal.ts';
 import { count, formatBytes, formatDuration, formatLocalTime } from './format.ts';
 import type { Paint } from './style.ts';
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { FailbackReport, FailoverReport } from '../../appliance/api/standby-operations.ts';
+import type { FailbackReport, FailoverReport } from '../../appliance/api/schemas/standbys.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { ApplianceError, hasCode } from '../../appliance/core/errors.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';

@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import { open, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { RebuildReport } from '../../appliance/api/maintenance-operations.ts';
 import type { BackupReport } from '../../appliance/api/operations.ts';
+import type { RebuildReport } from '../../appliance/api/schemas/repository.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';
 import type { ApplianceProcess } from '../support/appliance-process.ts';

@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import { cp, open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { CheckReport } from '../../appliance/api/maintenance-operations.ts';
 import type { Appliance } from '../../appliance/api/operations.ts';
+import type { CheckReport } from '../../appliance/api/schemas/repository.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { Dice } from '../support/point-model.ts';
 import { suite } from '../support/suite.ts';

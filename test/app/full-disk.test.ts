@@ -3,8 +3,8 @@
 import assert from 'node:assert/strict';
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { CheckReport, GcReport } from '../../appliance/api/maintenance-operations.ts';
 import type { BackupReport } from '../../appliance/api/operations.ts';
+import type { CheckReport, GcReport } from '../../appliance/api/schemas/repository.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceProcess, assertSameBytes, errorOf } from '../support/appliance-process.ts';
 import { DiskServer } from '../support/disk-server.ts';

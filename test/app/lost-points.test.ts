@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { CheckReport, GcReport } from '../../appliance/api/maintenance-operations.ts';
 import type { DeleteReport, PointDetails, PointSummary } from '../../appliance/api/operations.ts';
+import type { CheckReport, GcReport } from '../../appliance/api/schemas/repository.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';

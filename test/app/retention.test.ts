@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { RetentionApplyReport } from '../../appliance/api/retention-operations.ts';
+import type { RetentionApplyReport } from '../../appliance/api/schemas/retention.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
 import { CONTEXT, PointsRig } from './points-rig.ts';

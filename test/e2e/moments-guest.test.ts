@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/journal-operations.ts';
 import type { BootReport, PointDetails, ProtectionReport } from '../../appliance/api/operations.ts';
+import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/schemas/journal.ts';
 import { systemClock } from '../../appliance/core/clock.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
 import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '../../lab/guest.ts';

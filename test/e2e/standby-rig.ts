@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectAppliance } from '../../appliance/api/connect-appliance.ts';
 import type { BackupReport } from '../../appliance/api/operations.ts';
-import type { StandbySummary } from '../../appliance/api/standby-operations.ts';
+import type { StandbySummary } from '../../appliance/api/schemas/standbys.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';

@@ -8,7 +8,7 @@ import type {
   FailoverReport,
   StandbySummary,
   StandbyTestReport,
-} from '../../appliance/api/standby-operations.ts';
+} from '../../appliance/api/schemas/standbys.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import { consoleOf, GUEST_REQUIREMENTS } from '../support/machines.ts';
 import { isAlive } from '../support/process-state.ts';

@@ -4,7 +4,6 @@ import { spawnSync } from 'node:child_process';
 import { chmod, chown, mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { StatusReport } from '../../appliance/api/maintenance-operations.ts';
 import type {
   BackupReport,
   BootReport,
@@ -13,6 +12,7 @@ import type {
   RestoreReport,
   StopReport,
 } from '../../appliance/api/operations.ts';
+import type { StatusReport } from '../../appliance/api/schemas/repository.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';
 import { qemuOwner } from '../../appliance/hypervisor/libvirt/qemu-owner.ts';
 import { parseNbdUri } from '../../appliance/nbd/uri.ts';

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/journal-operations.ts';
-import type { CheckReport, GcReport, RebuildReport, StatusReport } from '../../appliance/api/maintenance-operations.ts';
+
 import type {
   BackupReport,
   BootedMachine,
@@ -17,6 +16,8 @@ import type {
   StopReport,
   UnprotectReport,
 } from '../../appliance/api/operations.ts';
+import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/schemas/journal.ts';
+import type { CheckReport, GcReport, RebuildReport, StatusReport } from '../../appliance/api/schemas/repository.ts';
 import { parseMachineId, parsePointId } from '../../appliance/core/ids.ts';
 
 /* What the fake appliance answers, besides what fake-standby.ts and fake-retention.ts hold. */

@@ -3,7 +3,7 @@ import type {
   PointGuardsReport,
   RetentionApplyReport,
   RetentionReport,
-} from '../../appliance/api/retention-operations.ts';
+} from '../../appliance/api/schemas/retention.ts';
 
 const MACHINE_ID = '4c4c4544-0050-3510-8052-b4c04f4d3232';
 const preview: RetentionReport = {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { RewindReport } from '../../appliance/api/journal-operations.ts';
+import type { RewindReport } from '../../appliance/api/schemas/booted.ts';
 import type {
   FailbackReport,
   FailoverReport,
   StandbySummary,
   StandbyTestReport,
-} from '../../appliance/api/standby-operations.ts';
+} from '../../appliance/api/schemas/standbys.ts';
 
 const MIB: number = 2 ** 20;
 const POINT_ID = '3f2a91c04b7d8e11';

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { RewindReport } from '../../api/journal-operations.ts';
 import type { BootedMachine, BootReport, StopReport } from '../../api/operations.ts';
+import type { RewindReport } from '../../api/schemas/booted.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
 import { formatBytes, formatDuration, formatLocalTime, formatTime, plain, shortIds } from '../format.ts';

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { CheckFinding, CheckReport, RebuildReport } from '../../api/maintenance-operations.ts';
+import type { CheckFinding, CheckReport, RebuildReport } from '../../api/schemas/repository.ts';
 import { EXIT_CODES } from '../../core/error-codes.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';

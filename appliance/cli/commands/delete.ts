@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { GcReport } from '../../api/maintenance-operations.ts';
+import type { GcReport } from '../../api/schemas/repository.ts';
 import { EXIT_CODES } from '../../core/error-codes.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { confirmByName } from '../ask.ts';

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { GuardReport, PointGuardsReport } from '../../api/retention-operations.ts';
+import type { GuardReport, PointGuardsReport } from '../../api/schemas/retention.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { confirmByName } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';

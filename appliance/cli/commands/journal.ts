@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { BookmarkReport, TimelineReport, WriteReport, WritesReport } from '../../api/journal-operations.ts';
+import type { BookmarkReport, TimelineReport, WriteReport, WritesReport } from '../../api/schemas/journal.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';

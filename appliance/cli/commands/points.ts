@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { MomentDetails } from '../../api/journal-operations.ts';
 import type { PointDetails, PointSummary } from '../../api/operations.ts';
+import type { MomentDetails } from '../../api/schemas/journal.ts';
 import type { PointDisk } from '../../repository/manifest.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';

@@ -5,7 +5,7 @@ import type {
   RetentionParams,
   RetentionPointReport,
   RetentionReport,
-} from '../../api/retention-operations.ts';
+} from '../../api/schemas/retention.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { confirmByName } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';

@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Command, InvalidArgumentError } from 'commander';
-import type {
-  FailbackReport,
-  FailoverReport,
-  StandbySummary,
-  StandbyTestReport,
-} from '../../api/standby-operations.ts';
+import type { FailbackReport, FailoverReport, StandbySummary, StandbyTestReport } from '../../api/schemas/standbys.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand, defineGroup } from '../define-command.ts';
 import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
-import type { StatusReport } from '../../api/maintenance-operations.ts';
+import type { StatusReport } from '../../api/schemas/repository.ts';
 import type { CommandRun, Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
 import { count, formatBytes, formatRatio, plain } from '../format.ts';
