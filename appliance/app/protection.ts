@@ -8,7 +8,7 @@ import type { BootedProtection } from '../recover/booted-histories.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Journal } from '../volume/journal.ts';
 import { DEFAULT_WINDOW_MS } from '../volume/journal.ts';
-import { type AmountLimits, parseBytes, parseDuration } from './amounts.ts';
+import { type AmountLimits, parseBytes, parseDuration } from '../core/amounts.ts';
 import type { Core } from './core.ts';
 
 const RATE_SPAN_US = 60_000_000;

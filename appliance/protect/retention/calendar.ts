@@ -14,6 +14,9 @@ export interface Bucket {
   readonly label: string;
 }
 
+/** Names that were found to be zones: to find out is dear, too. There are some 600. */
+const knownZones = new Set<string>();
+
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
 const DAY_MS: number = 24 * HOUR_MS;
@@ -35,7 +38,7 @@ export class Calendar {
 
   /** @throws ApplianceError BAD_ARGUMENT */
   constructor(timeZone: string) {
-    if (!IANAZone.isValidZone(timeZone)) {
+    if (!isKnownZone(timeZone)) {
       throw new ApplianceError('BAD_ARGUMENT', `there is no time zone ${JSON.stringify(timeZone)}`, {
         hint: 'Give its name in the IANA database with --time-zone, for example Europe/Berlin or UTC.',
       });
@@ -101,4 +104,11 @@ export class Calendar {
     this.#offsets.set(day, offsetMs);
     return offsetMs;
   }
+}
+
+function isKnownZone(timeZone: string): boolean {
+  if (knownZones.has(timeZone)) return true;
+  const isKnown = IANAZone.isValidZone(timeZone);
+  if (isKnown) knownZones.add(timeZone);
+  return isKnown;
 }
