@@ -390,6 +390,11 @@ export const ERROR_CODES = {
     exit: 'corrupt',
     hint: 'Nothing of that file was used. Put it back from a copy, or make the appliance anew with `understudy init --from`.',
   },
+  AUDIT_DAMAGED: {
+    retry: 'after-repair',
+    exit: 'corrupt',
+    hint: '`understudy audit verify` names the first entry that is not as it was written.',
+  },
   CONFIG_FORMAT: { retry: 'never', exit: 'failed', hint: 'The file was written by another version of the program.' },
   SECRET_UNREADABLE: {
     retry: 'after-repair',
