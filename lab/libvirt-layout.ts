@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { withReaper } from './reaper.ts';
 
 /** How a private daemon is started, and where it keeps what others look for. */
 export interface LibvirtLayout {
@@ -60,7 +61,7 @@ export function sessionLayout(directory: string, cacheDirectory: string): Libvir
       XDG_DATA_HOME: join(directory, 'd'),
       XDG_CACHE_HOME: cacheDirectory,
     },
-    command: process.getuid?.() === 0 ? [...USER_NAMESPACE_COMMAND, 'libvirtd'] : ['libvirtd'],
+    command: [...(process.getuid?.() === 0 ? USER_NAMESPACE_COMMAND : []), ...withReaper(['libvirtd'])],
     qemuConf: ['stdio_handler = "file"', 'security_driver = "none"'],
     daemonConf: [],
   };
@@ -93,7 +94,7 @@ export function systemLayout(directory: string, cacheDirectory: string): Libvirt
       join(folders.etc, 'qemu.conf'),
       ...mounts,
       '--',
-      'libvirtd',
+      ...withReaper(['libvirtd']),
     ],
     qemuConf: [
       'stdio_handler = "file"',

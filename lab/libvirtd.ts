@@ -16,6 +16,7 @@ import {
   systemLayout,
   USER_NAMESPACE_COMMAND,
 } from './libvirt-layout.ts';
+import { reapedPid } from './reaper.ts';
 
 export interface PrivateLibvirtOptions {
   /** Where its files live; a fresh directory below the system's temporary one by default. Keep it short: sockets. */
@@ -82,7 +83,8 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   /** The daemon's process id, while it runs. */
   get pid(): number | undefined {
-    return this.#daemon?.pid;
+    const pid = this.#daemon?.pid;
+    return pid === undefined ? undefined : reapedPid(pid, 'libvirtd');
   }
 
   /** Starts the daemon again after `killDaemon` or `stopDaemon`; it finds the domains that still run. */
@@ -162,7 +164,7 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   /** For the exit handler of a program that is interrupted: ends daemon and domains without waiting. */
   killNow(pids: readonly number[]): void {
-    this.#daemon?.kill('SIGKILL');
+    if (this.pid !== undefined) signalProcess(this.pid, 'SIGKILL');
     for (const pid of pids) signalProcess(pid, 'SIGKILL');
   }
 
@@ -205,10 +207,11 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   async #endDaemon(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     const daemon = this.#daemon;
+    const { pid } = this;
     this.#daemon = undefined;
     if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
     const exited = new Promise((resolve) => daemon.once('exit', resolve));
-    daemon.kill(signal);
+    if (pid !== undefined) signalProcess(pid, signal);
     const timer = setTimeout(() => daemon.kill('SIGKILL'), STOP_TIMEOUT_MS);
     await exited;
     clearTimeout(timer);
