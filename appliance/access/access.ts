@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Collection } from '../config/collection.ts';
+import type { Collection, CollectionDefinition } from '../config/collection.ts';
 import type { SecretBox } from '../config/secret-box.ts';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { AccessSettingsStore, checkAccessSettings } from './access-settings.ts';
@@ -12,11 +12,12 @@ import { Passwords } from './passwords.ts';
 import type { Principal } from './principal.ts';
 import { SecondFactor } from './second-factor.ts';
 import { checkSessionRecord, Sessions } from './sessions.ts';
-import { checkUserRecord, principalOfUser, Users } from './users.ts';
+import { SingleSignOn } from './single-sign-on.ts';
+import { checkUserRecord, principalOfUser, type UserEntry, Users } from './users.ts';
 
 export interface AccessOptions {
-  /** Of the collections; must exist. The caller holds the state directory. */
-  readonly directory: string;
+  /** `Configuration.collection`, which opens each once. */
+  readonly collection: <T>(definition: CollectionDefinition<T>) => Promise<Collection<T>>;
   readonly box: SecretBox;
   readonly clock?: Clock;
   readonly hashCost?: HashCost;
@@ -32,12 +33,13 @@ export class Access {
   readonly approvals: Approvals;
   readonly secondFactor: SecondFactor;
   readonly login: Login;
+  readonly signOn: SingleSignOn;
   readonly box: SecretBox;
   readonly clock: Clock;
 
   private constructor(
     parts: Pick<Access, 'settings' | 'users' | 'sessions' | 'tokens' | 'invitations' | 'approvals'> &
-      Pick<Access, 'secondFactor' | 'login' | 'box' | 'clock'>,
+      Pick<Access, 'secondFactor' | 'login' | 'signOn' | 'box' | 'clock'>,
   ) {
     this.settings = parts.settings;
     this.users = parts.users;
@@ -47,14 +49,14 @@ export class Access {
     this.approvals = parts.approvals;
     this.secondFactor = parts.secondFactor;
     this.login = parts.login;
+    this.signOn = parts.signOn;
     this.box = parts.box;
     this.clock = parts.clock;
   }
 
   /** @throws ApplianceError CONFIG_DAMAGED, CONFIG_FORMAT, IO_FAILED */
-  static async open({ directory, box, clock = systemClock, hashCost }: AccessOptions): Promise<Access> {
-    const collection = <T>(name: string, check: (value: unknown) => T): Promise<Collection<T>> =>
-      Collection.open({ directory, name, check });
+  static async open({ collection: open, box, clock = systemClock, hashCost }: AccessOptions): Promise<Access> {
+    const collection = <T>(name: string, check: (value: unknown) => T): Promise<Collection<T>> => open({ name, check });
     const cost = hashCost ?? DEFAULT_HASH_COST;
     const passwords = new Passwords(cost);
     const settings = new AccessSettingsStore(await collection('access', checkAccessSettings));
@@ -84,17 +86,18 @@ export class Access {
       approvals,
       secondFactor,
       login,
+      signOn: new SingleSignOn({ settings, users, box, clock }),
       box,
       clock,
     });
   }
 
   /** With the user's tokens and sessions. @throws NOT_FOUND, LAST_ADMIN */
-  async deleteUser(nameOrId: string): Promise<string> {
+  async deleteUser(nameOrId: string): Promise<UserEntry> {
     const user = await this.users.delete(nameOrId);
     await this.tokens.revokeAllOf(user.id);
     await this.sessions.sweep();
-    return user.value.name;
+    return user;
   }
 
   /** The one who asked for something, as things are now; undefined when there is nobody any more who could. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { randomBytes } from 'node:crypto';
 import { Secret, TOTP } from 'otpauth';
-import type { SealedSecret, SecretBox, SecretPlace } from '../config/secret-box.ts';
+import type { SecretBox, SecretPlace } from '../config/secret-box.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { hashSecret } from './secret-text.ts';
@@ -44,7 +44,7 @@ export class SecondFactor {
   /** A new secret, which counts when `confirm` got a code of it. An enrolment before it is void. */
   async enrol(userId: string): Promise<Enrolment> {
     const secret = new Secret({ buffer: new Uint8Array(randomBytes(SECRET_BYTES)).buffer });
-    const sealed = this.#box.seal(placeOf(userId), secret.base32);
+    const sealed = this.#box.seal(pendingPlace(userId), secret.base32);
     const { value } = await this.#users.records.update(userId, (user) => {
       if (user.totp !== null) throw new ApplianceError('CONFLICT', 'there is a second factor already; remove it first');
       return { ...user, pendingTotp: sealed };
@@ -57,11 +57,12 @@ export class SecondFactor {
     const codes = Array.from({ length: RECOVERY_CODES }, newRecoveryCode);
     await this.#users.records.update(userId, (user) => {
       if (user.pendingTotp === null) throw new ApplianceError('CONFLICT', 'no second factor is being set up');
-      const step = this.#stepOf(userId, user.pendingTotp, code);
+      const secret = this.#box.open(pendingPlace(userId), user.pendingTotp);
+      const step = this.#stepOf(secret, code);
       if (step === undefined) throw wrongCode();
       return {
         ...user,
-        totp: { sealed: user.pendingTotp, lastStep: step },
+        totp: { sealed: this.#box.seal(placeOf(userId), secret), lastStep: step },
         pendingTotp: null,
         recoveryCodes: codes.map((one) => hashSecret(one.replaceAll('-', ''))),
       };
@@ -85,7 +86,7 @@ export class SecondFactor {
 
   #used(userId: string, user: UserRecord, code: string): UserRecord {
     if (user.totp === null) throw wrongCode();
-    const step = this.#stepOf(userId, user.totp.sealed, code);
+    const step = this.#stepOf(this.#box.open(placeOf(userId), user.totp.sealed), code);
     if (step !== undefined) {
       if (step <= user.totp.lastStep) throw wrongCode();
       return { ...user, totp: { ...user.totp, lastStep: step } };
@@ -96,11 +97,11 @@ export class SecondFactor {
   }
 
   /** The time step of a code; undefined when it belongs to none that counts now. */
-  #stepOf(userId: string, sealed: SealedSecret, code: string): number | undefined {
+  #stepOf(secret: string, code: string): number | undefined {
     const token = code.replaceAll(/\s/g, '');
     if (!/^\d{6}$/.test(token)) return undefined;
     const timestamp = this.#clock.nowMs();
-    const totp = generator(this.#box.open(placeOf(userId), sealed), '');
+    const totp = generator(secret, '');
     const delta = totp.validate({ token, timestamp, window: WINDOW_STEPS });
     return delta === null ? undefined : Math.floor(timestamp / 1000 / PERIOD_SECONDS) + delta;
   }
@@ -130,7 +131,11 @@ function newRecoveryCode(): string {
 }
 
 function placeOf(userId: string): SecretPlace {
-  return { collection: 'users', id: userId, field: 'totp' };
+  return { collection: 'users', id: userId, field: 'totp.sealed' };
+}
+
+function pendingPlace(userId: string): SecretPlace {
+  return { collection: 'users', id: userId, field: 'pendingTotp' };
 }
 
 function wrongCode(): ApplianceError {

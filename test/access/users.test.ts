@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Access } from '../../appliance/access/access.ts';
+import type { Access } from '../../appliance/access/access.ts';
 import { accessRig, TEST_PASSWORD, userOf } from '../support/access-rig.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
@@ -172,15 +172,10 @@ test('a known browser logs in while attempts from its own address are made to wa
 });
 
 test('a hash of an older cost is made anew when its user logs in, and the sessions stay', async (t) => {
-  const { access, directory, clock } = await accessRig(t);
+  const { access, reopen } = await accessRig(t);
   await userOf(access, 'ann', 'admin');
   const secret = await access.sessions.begin(access.users.get('ann'), { address: '', agent: '' });
-  const stronger = await Access.open({
-    directory,
-    box: access.box,
-    clock,
-    hashCost: { memoryKib: 128, passes: 1, parallelism: 1 },
-  });
+  const stronger = await reopen({ memoryKib: 128, passes: 1, parallelism: 1 });
   await stronger.login.check({ name: 'ann', password: TEST_PASSWORD }, HERE);
   assert.match(stronger.users.get('ann').value.passwordHash ?? '', /m=128/);
   assert.notEqual(await stronger.sessions.userOf(secret), undefined);

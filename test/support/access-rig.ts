@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Access } from '../../appliance/access/access.ts';
+import type { HashCost } from '../../appliance/access/password-hash.ts';
 import type { Principal } from '../../appliance/access/principal.ts';
 import { principalOfUser } from '../../appliance/access/users.ts';
 import { ApplianceKeys } from '../../appliance/config/appliance-key.ts';
+import { Collection } from '../../appliance/config/collection.ts';
 import { SecretBox } from '../../appliance/config/secret-box.ts';
 import type { Clock } from '../../appliance/core/clock.ts';
 import type { TestContext } from './test-scope.ts';
@@ -30,14 +32,15 @@ export interface AccessRig {
   readonly clock: TestClock;
   readonly directory: string;
   /** The same files in a new process. */
-  readonly reopen: () => Promise<Access>;
+  readonly reopen: (hashCost?: HashCost) => Promise<Access>;
 }
 
 export async function accessRig(t: TestContext): Promise<AccessRig> {
   const directory = await t.tempDir();
   const clock = new TestClock();
   const box = new SecretBox(await ApplianceKeys.open(directory));
-  const reopen = (): Promise<Access> => Access.open({ directory, box, clock, hashCost: CHEAP_HASH_COST });
+  const reopen = (hashCost: HashCost = CHEAP_HASH_COST): Promise<Access> =>
+    Access.open({ collection: (definition) => Collection.open({ ...definition, directory }), box, clock, hashCost });
   return { access: await reopen(), clock, directory, reopen };
 }
 
