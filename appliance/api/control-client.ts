@@ -38,6 +38,7 @@ export class RemoteAppliance implements Appliance {
   }
 
   readonly status: Operation<'status'> = (params, context) => this.call('status', params, context);
+  readonly capacity: Operation<'capacity'> = (params, context) => this.call('capacity', params, context);
   readonly machineList: Operation<'machineList'> = (params, context) => this.call('machineList', params, context);
   readonly machineShow: Operation<'machineShow'> = (params, context) => this.call('machineShow', params, context);
   readonly backup: Operation<'backup'> = (params, context) => this.call('backup', params, context);

@@ -43,6 +43,12 @@ export interface OperationRoute {
 /** The operations, by name. */
 export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRoute } = {
   status: { http: 'GET /repository', kind: 'read', needs: 'viewer', summary: 'What the repository holds' },
+  capacity: {
+    http: 'GET /repository/capacity',
+    kind: 'read',
+    needs: 'viewer',
+    summary: 'How much room the repository has left, and for how long',
+  },
   machineList: {
     http: 'GET /machines',
     kind: 'read',

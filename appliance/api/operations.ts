@@ -64,6 +64,7 @@ import type {
   StandbyTestParams,
   StandbyTestReport,
 } from './schemas/standbys.ts';
+import type { CapacityReport } from './schemas/upkeep.ts';
 
 export type { BackupDiskReport, BackupParams, BackupReport } from './schemas/backups.ts';
 export type {
@@ -129,6 +130,8 @@ export type Nothing = Readonly<Record<string, never>>;
 /** The operations, as the CLI and the service's clients call them. Errors are `ApplianceError`s. */
 export interface Appliance extends AsyncDisposable {
   status(params: Nothing, context: OperationContext): Promise<StatusReport>;
+  /** How much room there is, for how long, and which machine takes how much. */
+  capacity(params: Nothing, context: OperationContext): Promise<CapacityReport>;
   machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]>;
   machineShow(params: MachineShowParams, context: OperationContext): Promise<MachineDetails>;
   backup(params: BackupParams, context: OperationContext): Promise<BackupReport>;

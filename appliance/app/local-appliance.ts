@@ -66,6 +66,7 @@ import type {
   StandbyTestParams,
   StandbyTestReport,
 } from '../api/schemas/standbys.ts';
+import type { CapacityReport } from '../api/schemas/upkeep.ts';
 import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
@@ -74,8 +75,8 @@ import { findDomain } from '../protect/protect-service.ts';
 import { parseSelector } from '../protect/selector.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
-import { thinFolds } from './fold-thinning.ts';
 import { holdPoint, lockPoint, releasePoint } from './guarded-points.ts';
+import { Upkeep } from './housekeeping/upkeep.ts';
 import {
   bookmarkMachine,
   type JournalQuestions,
@@ -83,7 +84,7 @@ import {
   withTime,
   writesReport,
 } from './journal-operations.ts';
-import { checkRepository, collectGarbage, repositoryStatus } from './maintenance.ts';
+import { repositoryStatus } from './maintenance.ts';
 import { migrateRequest } from './migrate-request.ts';
 import { listPoints, pointDetails } from './point-list.ts';
 import { deletePoint, findState, undeletePoint } from './point-removal.ts';
@@ -98,7 +99,7 @@ import {
 import { backupReport, machineDetails, machineSummary } from './reports.ts';
 import { retentionApply, retentionPreview } from './retention.ts';
 import { rewindMachine } from './rewind-machine.ts';
-import { removeAbandonedRuntimes } from './runtime-lease.ts';
+import { settleIn } from './settle-in.ts';
 import { SpaceReserve } from './space-reserve.ts';
 import { createStandby } from './standby-ports.ts';
 
@@ -119,6 +120,7 @@ export class LocalAppliance implements Appliance {
   readonly #options: LocalOptions;
   readonly #onClose: () => Promise<void>;
   readonly #reserve: SpaceReserve;
+  readonly #upkeep: Upkeep;
   #core: Promise<Core> | undefined;
   #isRebuilding = false;
   #closing: Promise<void> | undefined;
@@ -128,6 +130,7 @@ export class LocalAppliance implements Appliance {
     this.#options = options;
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
+    this.#upkeep = new Upkeep(foundation, options.onNotice);
   }
 
   /** Opens everything now and, as the service, brings back what an earlier process served. */
@@ -137,7 +140,12 @@ export class LocalAppliance implements Appliance {
 
   async status(): Promise<StatusReport> {
     const core = await this.#open();
-    return repositoryStatus(this.#foundation, core, this.#options.isService ? process.pid : null);
+    const pid = this.#options.isService ? process.pid : null;
+    return repositoryStatus(this.#foundation, core, { pid, upkeep: await this.#upkeep.status(core) });
+  }
+
+  async capacity(): Promise<CapacityReport> {
+    return this.#upkeep.capacity(await this.#open());
   }
 
   async machineList(params: ConnectParams): Promise<readonly MachineSummary[]> {
@@ -311,7 +319,7 @@ export class LocalAppliance implements Appliance {
   }
 
   async check(params: CheckParams, context: OperationContext): Promise<CheckReport> {
-    return checkRepository(this.#foundation, await this.#open(), params.readData ?? false, context);
+    return this.#upkeep.check(await this.#open(), params, context);
   }
 
   async catalogRebuild(_params: Record<string, never>, context: OperationContext): Promise<RebuildReport> {
@@ -356,7 +364,7 @@ export class LocalAppliance implements Appliance {
   }
 
   async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
-    return collectGarbage(this.#foundation, await this.#openToFree(), params.now ?? false, context);
+    return this.#upkeep.gc(await this.#openToFree(), params, context);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -366,6 +374,7 @@ export class LocalAppliance implements Appliance {
 
   async #close(): Promise<void> {
     const [core] = await Promise.allSettled([this.#core]);
+    await this.#upkeep.end();
     if (core?.status === 'fulfilled') await core.value?.[Symbol.asyncDispose]();
     await this.#onClose();
   }
@@ -411,24 +420,9 @@ export class LocalAppliance implements Appliance {
     return this.#open();
   }
 
-  /** What an earlier process may have left: guests that are frozen, machines that wait for their disks. */
   async #settleIn(core: Core, onNotice: (sentence: string) => void): Promise<void> {
-    const { damaged = [], lostPoints = [], missingContents = 0 } = core.reconciled ?? {};
-    for (const { object, message } of damaged) onNotice(`${object} is damaged: ${message}`);
-    for (const point of lostPoints) {
-      onNotice(`recovery point ${point} is lost: its manifest disappeared from the repository`);
-    }
-    if (missingContents > 0) onNotice(`${missingContents} contents are missing; run \`understudy check\``);
-    for (const sentence of await core.protect.removeLeftovers()) onNotice(sentence);
-    for (const path of await removeAbandonedRuntimes(this.#foundation.state.runtimePath)) {
-      onNotice(`${path} was removed: the state directory that it belonged to is gone`);
-    }
-    for (const sentence of await core.protect.thawLeftovers()) onNotice(sentence);
-    if (!this.#options.isService) return;
-    core.repository.pool.start();
-    const { restored, problems } = await core.recover.restoreSessions();
-    for (const sentence of [...restored, ...problems, ...(await core.standbys.unfinished())]) onNotice(sentence);
-    core.continuous.startSessions(() => thinFolds(core, this.#foundation.clock, onNotice));
+    await settleIn(this.#foundation, core, { isService: this.#options.isService, onNotice });
+    if (this.#options.isService) this.#upkeep.begin(core);
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {
@@ -444,6 +438,7 @@ export class LocalAppliance implements Appliance {
         });
       }
       this.#core = undefined;
+      await this.#upkeep.end();
       await core.value[Symbol.asyncDispose]();
     }
     const { catalog, repository, report } = await rebuildCatalog({

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { OperationContext } from '../api/operations.ts';
-import type { CheckReport, GcReport, StatusReport } from '../api/schemas/repository.ts';
+import type { CheckReport, GcParams, GcReport, StatusReport } from '../api/schemas/repository.ts';
+import type { UpkeepReport } from '../api/schemas/upkeep.ts';
+import type { Pace } from '../core/duty-cycle.ts';
 import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
-import { check } from '../repository/scrub.ts';
-import type { Core, Foundation } from './core.ts';
+import { type CheckResult, check } from '../repository/scrub.ts';
+import type { Foundation, Storage } from './core.ts';
+import { logicalBytes } from './housekeeping/capacity.ts';
 
 /** What the repository holds, from the catalog's sums: no data is read. */
 export async function repositoryStatus(
   foundation: Foundation,
-  core: Core,
-  servicePid: number | null,
+  storage: Storage,
+  service: { readonly pid: number | null; readonly upkeep: UpkeepReport },
 ): Promise<StatusReport> {
-  const points = await core.catalog.points();
-  const totals = await core.catalog.totals();
-  const logicalBytes = points.reduce(
-    (sum, { disks }) => sum + disks.reduce((part, disk) => part + disk.dataBytes, 0),
-    0,
-  );
+  const points = await storage.catalog.points();
+  const totals = await storage.catalog.totals();
   return {
     state: foundation.state.path,
     repository: foundation.store.root,
@@ -26,25 +25,27 @@ export async function repositoryStatus(
     chunkBytes: foundation.config.chunkBytes,
     points: points.length,
     machines: new Set(points.map(({ machine }) => machine.id)).size,
-    logicalBytes,
+    logicalBytes: logicalBytes(points),
     uniqueBytes: totals.uniqueBytes,
     storedBytes: totals.storedBytes,
-    servicePid,
+    servicePid: service.pid,
+    upkeep: service.upkeep,
   };
 }
 
 /** Frees what no point reaches; errors as `repository/garbage-collector.ts`. */
 export async function collectGarbage(
-  { clock }: Foundation,
-  { repository, catalog }: Core,
-  isNow: boolean,
+  { clock }: Pick<Foundation, 'clock'>,
+  { repository, catalog }: Storage,
+  { now = false, pace }: GcParams & { readonly pace?: Pace },
   context: OperationContext,
 ): Promise<GcReport> {
   const startedMs = clock.elapsedMs();
   const result = await collect(repository, catalog, {
     clock,
-    graceMs: isNow ? 0 : DEFAULT_GRACE_MS,
+    graceMs: now ? 0 : DEFAULT_GRACE_MS,
     signal: context.signal,
+    ...(pace === undefined ? {} : { pace }),
     onProgress: ({ phase, done, total }) => context.onProgress({ phase, done, total: total ?? 0, unit: 'items' }),
   });
   if (result.pointsNotLivedThrough > 0) {
@@ -74,11 +75,11 @@ export async function collectGarbage(
 
 /** Looks for damage; errors as `repository/scrub.ts`. What is found is in the report, not thrown. */
 export async function checkRepository(
-  { clock }: Foundation,
-  { repository, catalog }: Core,
+  { clock }: Pick<Foundation, 'clock'>,
+  { repository, catalog }: Storage,
   readData: boolean,
   context: OperationContext,
-): Promise<CheckReport> {
+): Promise<{ readonly result: CheckResult; readonly report: CheckReport }> {
   const startedMs = clock.elapsedMs();
   const result = await check(repository, catalog, {
     readData,
@@ -87,7 +88,7 @@ export async function checkRepository(
       context.onProgress({ phase: `checking ${phase}`, done, total: total ?? 0, unit: 'items' }),
   });
   if (result.omittedFindings > 0) context.onNotice(`${result.omittedFindings} more findings are not listed`);
-  return {
+  const report = {
     ok: result.isClean,
     readData,
     points: result.points,
@@ -108,4 +109,13 @@ export async function checkRepository(
       })),
     })),
   };
+  return { result, report };
+}
+
+/** Looks whether everything that a point reaches is there, without reading data; errors as `repository/scrub.ts`. */
+export function checkStructure(
+  { repository, catalog }: Storage,
+  options: { readonly signal: AbortSignal; readonly pace: Pace },
+): Promise<CheckResult> {
+  return check(repository, catalog, { readData: false, ...options });
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { PauseParams, ProtectionReport, ProtectParams, ResyncReport, UnprotectReport } from '../api/operations.ts';
+import { type AmountLimits, parseBytes, parseDuration } from '../core/amounts.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { ContinuousService, ProtectionStatus } from '../protect/continuous/continuous-service.ts';
@@ -8,7 +9,6 @@ import type { BootedProtection } from '../recover/booted-histories.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Journal } from '../volume/journal.ts';
 import { DEFAULT_WINDOW_MS } from '../volume/journal.ts';
-import { type AmountLimits, parseBytes, parseDuration } from '../core/amounts.ts';
 import type { Core } from './core.ts';
 
 const RATE_SPAN_US = 60_000_000;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ContentKey } from '../core/content-id.ts';
+import type { Pace } from '../core/duty-cycle.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { PackId } from '../core/ids.ts';
 import type { Findings } from './check-findings.ts';
@@ -30,6 +31,10 @@ interface PackCheck {
   readonly findings: Findings;
   readonly readData: boolean;
   readonly signal: AbortSignal | undefined;
+  /** Called between jobs of reading. */
+  readonly pace?: Pace | undefined;
+  /** Only these; default: all that the index knows. */
+  readonly only?: ReadonlySet<PackId>;
   readonly onPack: (done: number, total: number, readBytes: number) => void;
 }
 
@@ -40,7 +45,8 @@ interface PackCheck {
  */
 export async function checkPacks(check: PackCheck): Promise<CheckedPacks> {
   const { repository, index, findings } = check;
-  const known = await index.packs();
+  const all = await index.packs();
+  const known = check.only === undefined ? all : new Map([...all].filter(([packId]) => check.only?.has(packId)));
   const stored = new Map<PackId, number>();
   for (const { key, sizeBytes } of await repository.store.list('packs/')) {
     const packId = packIdOf(key);
@@ -64,6 +70,7 @@ export async function checkPacks(check: PackCheck): Promise<CheckedPacks> {
     } else findings.add({ object: packKey(packId), what: problem, packId });
     done += 1;
     check.onPack(done, known.size, readBytes);
+    await check.pace?.();
   }
   return { present, doubtful, frames, readBytes };
 }
@@ -144,6 +151,7 @@ async function readFrames(check: PackCheck, packId: PackId, entries: readonly Pa
     running.add(work);
     readBytes += frames.reduce((sum, frame) => sum + frame.frameBytes, 0);
     if (running.size >= MAX_JOBS) await Promise.race(running);
+    await check.pace?.();
   }
   await Promise.all(running);
   if (failure !== undefined) throw failure as Error;

@@ -66,7 +66,7 @@ export async function surveyPacks(
   repository: Repository,
   index: ManagedIndex,
   packs: ReadonlyMap<PackId, PackInfo>,
-  survey: { readonly marked: Marked; readonly signal: AbortSignal | undefined; readonly onPack: () => void },
+  survey: { readonly marked: Marked; readonly signal: AbortSignal | undefined; readonly onPack: () => Promise<void> },
 ): Promise<SurveyedPack[]> {
   const surveyed: SurveyedPack[] = [];
   for (const [packId, { packBytes, frames }] of packs) {
@@ -79,7 +79,7 @@ export async function surveyPacks(
     );
     const [liveBytes, deadBytes] = [sizeOf(live), sizeOf(dead)];
     surveyed.push({ packId, packBytes, frames, liveFrames: live.length, liveBytes, deadBytes, untouchable });
-    survey.onPack();
+    await survey.onPack();
   }
   return surveyed;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Clock } from '../core/clock.ts';
 import { CONTENT_ID_BYTES, keyBytes } from '../core/content-id.ts';
+import type { Pace } from '../core/duty-cycle.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import type { PackId } from '../core/ids.ts';
 import { invariant } from '../core/invariant.ts';
@@ -24,6 +25,8 @@ export const DEFAULT_MIN_LIVE_SHARE = 0.5;
 /** Packs smaller than this are put together when there are many: short incrementals leave one each. */
 const SMALL_PACK_BYTES: number = 16 * MIB;
 const MANY_SMALL_PACKS = 32;
+/** Nodes that are marked before others may have the disk. */
+const NODES_PER_STEP = 64;
 /** Live bytes that are copied before the packs they come from are removed. */
 const COMPACTION_BATCH_BYTES: number = MAX_PACK_BYTES / 2;
 
@@ -40,6 +43,8 @@ export interface CollectOptions {
   readonly graceMs?: number;
   readonly minLiveShare?: number;
   readonly signal?: AbortSignal;
+  /** Called between steps of reading and copying; for a collection that is to leave the disk to others. */
+  readonly pace?: Pace;
   readonly onProgress?: (progress: CollectProgress) => void;
 }
 
@@ -147,9 +152,10 @@ class Collection {
       nodes: this.#repository.reader,
       visited: nodes,
       signal: this.#options.signal,
-      onNode: (node, level) => {
+      onNode: async (node, level) => {
         count += 1;
         if (count % 1024 === 0) this.#report('mark', count, undefined);
+        if (count % NODES_PER_STEP === 0) await this.#options.pace?.();
         if (level > 0) return;
         for (let slot = 0; slot < NODE_FANOUT; slot++) {
           if (!isZeroChild(node, slot)) chunks.add(node, NODE_HEADER_BYTES + slot * CONTENT_ID_BYTES);
@@ -163,9 +169,10 @@ class Collection {
     return surveyPacks(this.#repository, this.#index, candidates, {
       marked: this.#marked,
       signal: this.#options.signal,
-      onPack: () => {
+      onPack: async () => {
         count += 1;
         this.#report('survey', count, candidates.size);
+        await this.#options.pace?.();
       },
     });
   }
@@ -199,6 +206,7 @@ class Collection {
       this.#throwIfAborted();
       await this.#deleteDead(pack);
       this.#report('delete', n + 1, dead.length);
+      await this.#options.pace?.();
     }
     await this.#rewrite(alive.filter(isRewritten));
   }
@@ -253,7 +261,7 @@ class Collection {
    * stay for want of room, which could be tried again.
    */
   async #rewriteBatch(packs: readonly SurveyedPack[]): Promise<readonly SurveyedPack[]> {
-    await using writer = this.#repository.openWriter();
+    await using writer = this.#repository.openWriter({ isUpkeep: true });
     const left = new Set(packs);
     try {
       for (const { pack, divided } of await this.#copyLive(left, writer)) {
@@ -274,7 +282,7 @@ class Collection {
     packs: Set<SurveyedPack>,
     writer: ChunkWriter,
   ): Promise<readonly { readonly pack: SurveyedPack; readonly divided: DividedPack }[]> {
-    const compactor = new PackCompactor(this.#repository, this.#index, writer);
+    const compactor = new PackCompactor(this.#repository, this.#index, writer, this.#options.pace);
     const copied: { readonly pack: SurveyedPack; readonly divided: DividedPack }[] = [];
     try {
       for (const pack of packs) {

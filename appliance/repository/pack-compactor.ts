@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ContentKey, keyAt, keyToHex } from '../core/content-id.ts';
+import type { Pace } from '../core/duty-cycle.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { PackId } from '../core/ids.ts';
 import type { ManagedIndex } from './chunk-index.ts';
@@ -17,11 +18,14 @@ export class PackCompactor {
   readonly #repository: Repository;
   readonly #index: ManagedIndex;
   readonly #writer: ChunkWriter;
+  readonly #pace: Pace | undefined;
 
-  constructor(repository: Repository, index: ManagedIndex, writer: ChunkWriter) {
+  /** `pace` is called between slabs, when none is held. */
+  constructor(repository: Repository, index: ManagedIndex, writer: ChunkWriter, pace?: Pace) {
     this.#repository = repository;
     this.#index = index;
     this.#writer = writer;
+    this.#pace = pace;
   }
 
   /**
@@ -46,6 +50,7 @@ export class PackCompactor {
   }
 
   async #copyChunks(packId: PackId, entries: readonly PackEntry[]): Promise<boolean> {
+    await this.#pace?.();
     const slab = await this.#writer.acquireSlab();
     let isWhole: boolean;
     try {

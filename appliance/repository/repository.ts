@@ -87,6 +87,8 @@ export class Repository implements AsyncDisposable {
    */
   readonly doomedPacks: Set<PackId> = new Set();
   readonly #writers = new Set<ChunkWriter>();
+  /** Those of them that belong to a collection. */
+  readonly #upkeepWriters = new Set<ChunkWriter>();
   /** While garbage is collected: what writers had pinned that have closed since. */
   #formerPins: Set<PackId> | undefined;
   readonly #holds = new Set<HeldRoots>();
@@ -140,13 +142,15 @@ export class Repository implements AsyncDisposable {
     return this.config.chunkBytes;
   }
 
-  /** A writer for one run. Close it in every case. */
-  openWriter(): ChunkWriter {
+  /** A writer for one run. Close it in every case. `isUpkeep`: it stores nothing new, for `isStoring`. */
+  openWriter({ isUpkeep = false }: { readonly isUpkeep?: boolean } = {}): ChunkWriter {
     const writer: ChunkWriter = new ChunkWriter(this.#writerContext, () => {
       this.#writers.delete(writer);
+      this.#upkeepWriters.delete(writer);
       for (const packId of writer.pinnedPacks) this.#formerPins?.add(packId);
     });
     this.#writers.add(writer);
+    if (isUpkeep) this.#upkeepWriters.add(writer);
     return writer;
   }
 
@@ -193,6 +197,11 @@ export class Repository implements AsyncDisposable {
     if (this.#formerPins?.has(packId)) return true;
     for (const writer of this.#writers) if (writer.pinnedPacks.has(packId)) return true;
     return false;
+  }
+
+  /** True while a backup or fold is storing something. */
+  get isStoring(): boolean {
+    return this.#writers.size > this.#upkeepWriters.size;
   }
 
   /** Closes writers and threads. Idempotent. */

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-import { canonicalJson } from '../core/canonical-json.ts';
 import { type ContentKey, keyAt } from '../core/content-id.ts';
+import type { Pace } from '../core/duty-cycle.ts';
 import { type Finding, Findings, isDamage } from './check-findings.ts';
 import { type CheckedPacks, checkPacks } from './check-packs.ts';
+import { checkRecords } from './check-records.ts';
 import type { ManagedIndex } from './chunk-index.ts';
-import { CONFIG_KEY, checkStoredConfig } from './config.ts';
 import { traceDamage } from './damage-trace.ts';
-import { deletedPointKey } from './deleted-point.ts';
 import { NODE_FANOUT, NODE_HEADER_BYTES } from './format.ts';
 import { IdSet } from './id-set.ts';
-import { LIVED_TIME_KEY, readLivedTime } from './lived-time.ts';
-import { manifestKey, type RecoveryPoint, rootsOf } from './manifest.ts';
+import { type RecoveryPoint, rootsOf } from './manifest.ts';
 import { walkMaps } from './map-walk.ts';
 import { isZeroChild } from './node.ts';
 import type { Repository } from './repository.ts';
+
+/** Nodes that are looked at before others may have the disk. */
+const NODES_PER_STEP = 64;
 
 export interface CheckProgress {
   readonly phase: 'packs' | 'maps';
@@ -26,6 +27,8 @@ export interface CheckOptions {
   /** Read and verify every stored byte, not only the structure. */
   readonly readData: boolean;
   readonly signal?: AbortSignal;
+  /** Called between steps of reading; for a check that is to leave the disk to others. */
+  readonly pace?: Pace;
   readonly onProgress?: (progress: CheckProgress) => void;
 }
 
@@ -77,18 +80,15 @@ class Check {
   }
 
   async run(): Promise<CheckResult> {
-    const { signal, readData } = this.#options;
-    await this.#findings.examine(CONFIG_KEY, () =>
-      checkStoredConfig(this.#repository.store, this.#repository.keys.manifest),
-    );
-    const points = await this.#checkPoints();
-    await this.#checkGuards();
+    const { signal, readData, pace } = this.#options;
+    const points = await checkRecords(this.#repository, this.#index, this.#findings);
     const packs = await checkPacks({
       repository: this.#repository,
       index: this.#index,
       findings: this.#findings,
       readData,
       signal,
+      pace,
       onPack: (done, total, readBytes) => this.#options.onProgress?.({ phase: 'packs', done, total, readBytes }),
     });
     this.#repository.reader.dropCaches();
@@ -108,48 +108,6 @@ class Check {
     };
   }
 
-  /** All points that can be read, deleted ones included: those may be brought back. */
-  async #checkPoints(): Promise<RecoveryPoint[]> {
-    const { manifests } = this.#repository;
-    const known = new Map((await this.#index.points()).map((point) => [point.id, point]));
-    const points: RecoveryPoint[] = [];
-    const { refs, strays } = await manifests.listWithStrays();
-    for (const object of strays) this.#findings.add({ object, what: 'it does not belong into a repository' });
-    for (const ref of refs) {
-      const object = manifestKey(ref.machineId, ref.pointId);
-      const point = await this.#findings.examine(object, () => manifests.get(ref));
-      if (point === undefined) continue;
-      points.push(point);
-      await this.#compareRecord(point, known.get(point.id));
-    }
-    for (const ref of await manifests.listDeleted()) {
-      const object = deletedPointKey(ref.machineId, ref.pointId);
-      const deleted = await this.#findings.examine(object, () => manifests.getDeleted(ref));
-      if (deleted !== undefined) points.push(deleted.point);
-    }
-    for (const { id, machine } of await this.#index.lostPoints()) {
-      const what =
-        'the manifest disappeared, and with it the recovery point, until the file is put back or the point is deleted';
-      this.#findings.add({ object: manifestKey(machine.id, id), what });
-    }
-    return points;
-  }
-
-  /** Holds, locks, and the record of the time that their dates wait for. */
-  async #checkGuards(): Promise<void> {
-    const { guards, store, keys } = this.#repository;
-    await this.#findings.examine(LIVED_TIME_KEY, () => readLivedTime(store, keys.manifest));
-    const objects = await this.#findings.examine('holds and locks', () => guards.keys());
-    for (const object of objects ?? []) await this.#findings.examine(object, () => guards.read(object));
-  }
-
-  async #compareRecord(point: RecoveryPoint, record: RecoveryPoint | undefined): Promise<void> {
-    if (record !== undefined && canonicalJson(record) === canonicalJson(point)) return;
-    await this.#index.putPoint(point);
-    const what = record === undefined ? 'was not listed' : 'was listed with other contents';
-    this.#findings.add({ object: 'catalog', what: `point ${point.id} ${what}`, isRepaired: true });
-  }
-
   async #checkMaps(points: readonly RecoveryPoint[], packs: CheckedPacks): Promise<void> {
     let count = 0;
     await walkMaps({
@@ -163,6 +121,7 @@ class Check {
           const { readBytes } = packs;
           this.#options.onProgress?.({ phase: 'maps', done: count, total: undefined, readBytes });
         }
+        if (count % NODES_PER_STEP === 0) await this.#options.pace?.();
         if (level === 0) await this.#checkChunks(chunksOf(node), packs);
       },
       onUnreadable: (error, level, key) => {

@@ -7,6 +7,7 @@ import { ApplianceError } from '../../appliance/core/errors.ts';
 import { CliTest, runCommand } from '../support/cli-harness.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-results.ts';
 import { fakeRetentionResults } from '../support/fake-retention.ts';
+import { fakeUpkeep } from '../support/fake-upkeep.ts';
 import { suite } from '../support/suite.ts';
 
 const { guards } = fakeRetentionResults;
@@ -23,6 +24,7 @@ const COMMANDS: readonly {
   readonly result: unknown;
 }[] = [
   { line: 'status', name: 'status', params: {}, result: fakeResults.status },
+  { line: 'capacity', name: 'capacity', params: {}, result: fakeUpkeep.capacity },
   { line: 'machine list', name: 'machineList', params: {}, result: [fakeResults.machineSummary] },
   {
     line: 'machine list --connect qemu:///session',

@@ -4,6 +4,7 @@ import { ApplianceError } from '../../appliance/core/errors.ts';
 import { fakeResults } from './fake-results.ts';
 import { fakeRetentionResults } from './fake-retention.ts';
 import { fakeStandbyResults } from './fake-standby.ts';
+import { fakeUpkeep } from './fake-upkeep.ts';
 
 /** A call that a fake appliance got. */
 export interface FakeCall {
@@ -42,6 +43,7 @@ export class FakeAppliance implements AsyncDisposable {
       };
     return {
       status: answer('status', () => fakeResults.status),
+      capacity: answer('capacity', () => fakeUpkeep.capacity),
       machineList: answer('machineList', () => [fakeResults.machineSummary]),
       machineShow: answer('machineShow', () => fakeResults.machine),
       backup: answer('backup', () => fakeResults.backup),

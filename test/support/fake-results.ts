@@ -19,6 +19,7 @@ import type {
 import type { BookmarkReport, TimelineReport, WritesReport } from '../../appliance/api/schemas/journal.ts';
 import type { CheckReport, GcReport, RebuildReport, StatusReport } from '../../appliance/api/schemas/repository.ts';
 import { parseMachineId, parsePointId } from '../../appliance/core/ids.ts';
+import { fakeUpkeep } from './fake-upkeep.ts';
 
 /* What the fake appliance answers, besides what fake-standby.ts and fake-retention.ts hold. */
 
@@ -107,6 +108,7 @@ export const fakeResults: {
     uniqueBytes: Math.round(5.7 * GIB),
     storedBytes: Math.round(2.1 * GIB),
     servicePid: null,
+    upkeep: fakeUpkeep.upkeep,
   },
   machineSummary,
   machine: {

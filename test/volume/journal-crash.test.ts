@@ -195,5 +195,14 @@ function setupOf(fileSystem: JournalSetup['fileSystem'], key: Buffer | null, clo
   const startSealing = (): InlineSealing => new InlineSealing();
   // The encrypted ones read the headers of full segments again, so that each of these reads fails once, too.
   const tableBytes = key === null ? MAX_TABLE_BYTES : 0;
-  return { directory: '/journal', fileSystem, key, clock, segmentBytes: 9_000, windowMs: 5_000, tableBytes, startSealing };
+  return {
+    directory: '/journal',
+    fileSystem,
+    key,
+    clock,
+    segmentBytes: 9_000,
+    windowMs: 5_000,
+    tableBytes,
+    startSealing,
+  };
 }

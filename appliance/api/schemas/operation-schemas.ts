@@ -61,6 +61,7 @@ import {
   standbyTestResult,
 } from './standbys.ts';
 import type { MustBeTrue, Same, Static, TSchema } from './type.ts';
+import { capacityResult } from './upkeep.ts';
 import { noParams, nothing } from './vocabulary.ts';
 
 /** What an operation takes and gives, as JSON schemas. */
@@ -81,6 +82,7 @@ export interface ParamsSchema extends TSchema {
  */
 export const OPERATION_SCHEMAS = {
   status: { params: noParams, result: statusResult },
+  capacity: { params: noParams, result: capacityResult },
   machineList: { params: machineListParams, result: machineListResult },
   machineShow: { params: machineShowParams, result: machineDetails },
   backup: { params: backupParams, result: backupResult },

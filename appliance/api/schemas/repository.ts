@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Immutable, Static } from './type.ts';
+import { upkeepReport } from './upkeep.ts';
 import { amount, count, flag, list, maybe, orNull, params, part, report, text } from './vocabulary.ts';
 
 /** What keeps a repository healthy, and says what it holds. */
@@ -70,6 +71,7 @@ export const statusResult = report(
     uniqueBytes: count(),
     storedBytes: count(),
     servicePid: orNull(count(), 'The process that serves the state, null when the command worked alone.'),
+    upkeep: upkeepReport,
   },
   'What the repository holds. Deduplication ratio = logical / unique, compression ratio = unique / stored.',
 );

@@ -8,6 +8,7 @@ import type { Outbox } from './outbox.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import type { Request } from './request.ts';
 import type { RequestCheck } from './request-check.ts';
+import { nbdServerTotals } from './server-totals.ts';
 import type { Slab, SlabPool } from './slab-pool.ts';
 import { decodeStatusPayload } from './status-payload.ts';
 
@@ -22,6 +23,8 @@ export interface Job {
   readonly request: Request;
   readonly costBytes: number;
   readonly payload: Payload | undefined;
+  /** When it began, if its time is taken, otherwise 0; see `NbdServerTotals`. Made with 0. */
+  beganMs: number;
 }
 
 /** So much is written at once at most: it takes the main thread some 30 µs. */
@@ -56,6 +59,7 @@ export class CommandRunner {
   run(job: Job): void {
     this.#export.requests += 1;
     const { request } = job;
+    job.beganMs = nbdServerTotals.begin(request.type);
     if (request.type === CMD.READ) {
       this.#read(job);
       return;
@@ -73,6 +77,8 @@ export class CommandRunner {
   /** Answers with an error. */
   refuse(job: Job, failure: Failure): void {
     this.#export.errors += 1;
+    nbdServerTotals.errors += 1;
+    ended(job);
     this.#writer.sendError(job.request, failure, job.costBytes);
   }
 
@@ -98,7 +104,9 @@ export class CommandRunner {
     };
     const finish = (): void => {
       this.#export.bytesRead += length;
+      nbdServerTotals.bytesRead += length;
       this.#writer.sendRead(request, piece, costBytes);
+      ended(job);
     };
     try {
       const isDirect = length <= this.#maxDirectBytes && access.isAligned(offset, length);
@@ -120,21 +128,23 @@ export class CommandRunner {
       for (const job of jobs) this.#runSlowly(job);
       return;
     }
-    for (const { request, payload, costBytes } of jobs) {
+    for (const job of jobs) {
+      const { request, payload, costBytes } = job;
       if (payload.slab !== undefined) this.#pool.give(payload.slab);
-      this.#export.bytesWritten += request.length;
+      this.#countWritten(request.length);
       this.#writer.sendOk(request, costBytes);
+      ended(job);
     }
   }
 
   #gather(job: Job): boolean {
-    const { request, payload, costBytes } = job;
+    const { request, payload } = job;
     const isPlainWrite = request.type === CMD.WRITE && (request.flags & CMD_FLAG.FUA) === 0;
     const { length } = request;
     if (!isPlainWrite || payload === undefined || length === 0 || length > MAX_GATHERED_BYTES) return false;
     if (this.#export.device.writeNow === undefined) return false;
     if (this.#gatheredBytes + length > MAX_GATHERED_BYTES) this.endBurst();
-    this.#gathered.push({ request, payload, costBytes });
+    this.#gathered.push(job as Job & { readonly payload: Payload });
     this.#gatheredBytes += length;
     return true;
   }
@@ -151,6 +161,7 @@ export class CommandRunner {
       if (payload?.slab !== undefined) this.#pool.give(payload.slab);
     }
     this.#writer.sendOk(request, costBytes);
+    ended(job);
   }
 
   async #change(request: Request, payload: Buffer | undefined): Promise<void> {
@@ -164,7 +175,7 @@ export class CommandRunner {
       case CMD.WRITE:
         if (payload === undefined) return;
         await access.write(offset, payload, { fua });
-        this.#export.bytesWritten += length;
+        this.#countWritten(length);
         return;
       case CMD.TRIM:
         return await access.trim(range, { fua });
@@ -196,6 +207,12 @@ export class CommandRunner {
       isOneOnly: (request.flags & CMD_FLAG.REQ_ONE) !== 0,
     });
     this.#writer.sendBlockStatus(request, answers, costBytes);
+    ended(job);
+  }
+
+  #countWritten(bytes: number): void {
+    this.#export.bytesWritten += bytes;
+    nbdServerTotals.bytesWritten += bytes;
   }
 
   #statusEffect(
@@ -205,4 +222,8 @@ export class CommandRunner {
     if (payload === undefined) return { length: request.length, contexts: this.#session.contexts };
     return decodeStatusPayload(payload.bytes, this.#session.contexts);
   }
+}
+
+function ended({ request, beganMs }: Job): void {
+  if (beganMs > 0) nbdServerTotals.end(request.type, beganMs);
 }

@@ -173,7 +173,7 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
     input.skip(this.#headerBytes);
     if (payloadBytes > 0) this.#expect(input, request, costBytes, refusal);
     else {
-      const job = { request, costBytes, payload: undefined };
+      const job = { request, costBytes, payload: undefined, beganMs: 0 };
       if (refusal === undefined) this.#runner.run(job);
       else this.#runner.refuse(job, refusal);
     }
@@ -221,7 +221,8 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
   #expect(input: ByteQueue, request: Request, costBytes: number, refusal: Failure | undefined): void {
     const { length } = request;
     if (refusal === undefined && input.buffer.length - input.offset >= length) {
-      this.#runner.run({ request, costBytes, payload: { bytes: input.take(length), slab: undefined } });
+      const payload = { bytes: input.take(length), slab: undefined };
+      this.#runner.run({ request, costBytes, payload, beganMs: 0 });
       return;
     }
     const payload = refusal === undefined ? this.#payloadBuffer(length) : undefined;
@@ -243,8 +244,8 @@ export class Transmission implements OutboxOwner, BudgetWaiter {
       payload === undefined ? input.skip(left) : input.copyTo(payload.bytes, arrival.receivedBytes);
     if (arrival.receivedBytes < request.length) return false;
     this.#arrival = undefined;
-    if (refusal === undefined) this.#runner.run({ request, costBytes, payload });
-    else this.#runner.refuse({ request, costBytes, payload: undefined }, refusal);
+    if (refusal === undefined) this.#runner.run({ request, costBytes, payload, beganMs: 0 });
+    else this.#runner.refuse({ request, costBytes, payload: undefined, beganMs: 0 }, refusal);
     return true;
   }
 

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import type { OperationContext } from '../../api/operations.ts';
+import type { CheckParams, CheckReport, GcParams, GcReport } from '../../api/schemas/repository.ts';
+import type { CapacityReport, UpkeepReport } from '../../api/schemas/upkeep.ts';
+import { DutyCycle, type Pace } from '../../core/duty-cycle.ts';
+import { ApplianceError } from '../../core/errors.ts';
+import { InvariantViolation } from '../../core/invariant.ts';
+import { nbdServerTotals } from '../../nbd/server/server-totals.ts';
+import { scrubSlice } from '../../repository/scrub-slice.ts';
+import type { Storage } from '../core.ts';
+import { checkRepository, checkStructure, collectGarbage } from '../maintenance.ts';
+import { type CapacityNow, CapacityWatch, type UpkeepFoundation } from './capacity.ts';
+import { choreRecords, Housekeeper } from './housekeeper.ts';
+import { type Chore, dueMs, sliceBytes } from './plan.ts';
+import { afterSlice, NO_SCRUB, type ScrubRecord, withFindings } from './scrub-record.ts';
+
+/** Records in the catalog. */
+const CHORES_NOTE = 'chores';
+const SCRUB_NOTE = 'scrub';
+/** The share of the time that housekeeping works: while nothing else does, and while backups are taken or disks served. */
+const IDLE_SHARE = 0.5;
+const BUSY_SHARE = 0.1;
+
+const quiet = { onProgress: (): void => undefined };
+
+/**
+ * Garbage collection, checks and the watch over the room, as they are asked for and, in the service, by themselves: see
+ * `plan.ts` for when. What is asked for has precedence.
+ */
+export class Upkeep {
+  readonly #foundation: UpkeepFoundation;
+  readonly #onNotice: (sentence: string) => void;
+  readonly #capacity: CapacityWatch;
+  #housekeeper: Housekeeper | undefined;
+  #beganMs = 0;
+
+  constructor(foundation: UpkeepFoundation, onNotice: (sentence: string) => void) {
+    this.#foundation = foundation;
+    this.#onNotice = onNotice;
+    this.#capacity = new CapacityWatch(foundation, onNotice);
+  }
+
+  /** Does what is due over this core by itself, until `end`. */
+  begin(storage: Storage): void {
+    this.#capacity.forget();
+    this.#beganMs = this.#foundation.clock.nowMs();
+    this.#housekeeper = new Housekeeper({
+      clock: this.#foundation.clock,
+      load: async () => choreRecords(await storage.catalog.note(CHORES_NOTE)),
+      save: (records) => storage.catalog.putNote(CHORES_NOTE, records),
+      perform: (chore, signal) => this.#perform(storage, chore, signal),
+      measure: async () => (await this.#capacity.look(storage)) !== 'ok',
+      onNotice: this.#onNotice,
+    });
+    this.#housekeeper.start();
+  }
+
+  /** Nothing runs by itself any more when it settles. To be called before the core is closed. */
+  async end(): Promise<void> {
+    const housekeeper = this.#housekeeper;
+    this.#housekeeper = undefined;
+    await housekeeper?.[Symbol.asyncDispose]();
+  }
+
+  /** Does what is due now, if something is; the service looks each minute by itself. Never rejects. */
+  async look(): Promise<void> {
+    await this.#housekeeper?.look();
+  }
+
+  gc(storage: Storage, params: GcParams, context: OperationContext): Promise<GcReport> {
+    return this.#asked('collection', () => collectGarbage(this.#foundation, storage, params, context));
+  }
+
+  check(storage: Storage, { readData = false }: CheckParams, context: OperationContext): Promise<CheckReport> {
+    return this.#asked(readData ? 'scrub' : undefined, async () => {
+      const { result, report } = await checkRepository(this.#foundation, storage, readData, context);
+      const { findings, omittedFindings } = result;
+      // Without reading, nothing is known of damage inside the packs: what was found there stays.
+      await this.#noteFindings(storage, {
+        packs: readData ? undefined : [],
+        findings,
+        omittedFindings,
+        at: this.#now(),
+      });
+      return report;
+    });
+  }
+
+  capacity(storage: Storage): Promise<CapacityReport> {
+    return this.#capacity.report(storage);
+  }
+
+  async status(storage: Storage): Promise<UpkeepReport> {
+    const scrub = await this.#scrubRecord(storage);
+    const now = await this.#capacity.now(storage);
+    return {
+      collection: await this.#choreReport(storage, 'collection', now),
+      scrub: await this.#choreReport(storage, 'scrub', now),
+      round: { startedAt: scrub.roundStartedAt, readBytes: scrub.readBytes, lastEndedAt: scrub.lastRoundAt },
+      findings: scrub.findings.map(({ touches, ...finding }) => ({
+        ...finding,
+        points: [...new Set(touches.map(({ pointId }) => pointId))],
+      })),
+      omittedFindings: scrub.omittedFindings,
+      capacity: {
+        level: now.level,
+        freeBytes: now.sample.freeBytes,
+        totalBytes: now.sample.totalBytes,
+        growthBytesPerDay: now.growthBytesPerDay,
+        daysUntilFull: now.daysUntilFull,
+      },
+    };
+  }
+
+  /** Somebody asked for it: what runs by itself gives way, and has it done for it. */
+  async #asked<T>(instead: Chore | undefined, work: () => Promise<T>): Promise<T> {
+    const housekeeper = this.#housekeeper;
+    if (housekeeper === undefined) return work();
+    return housekeeper.withoutChores(async () => {
+      const startedMs = this.#foundation.clock.nowMs();
+      const result = await work();
+      if (instead !== undefined) await housekeeper.noteDone(instead, startedMs);
+      return result;
+    });
+  }
+
+  async #perform(storage: Storage, chore: Chore, signal: AbortSignal): Promise<void> {
+    const context = { signal, ...quiet, onNotice: this.#onNotice };
+    try {
+      const pace = this.#pace(storage, signal);
+      if (chore === 'collection') await collectGarbage(this.#foundation, storage, { pace }, context);
+      else await this.#scrub(storage, { signal, pace });
+    } catch (error) {
+      if (error instanceof InvariantViolation) {
+        this.#foundation.onFailure?.(new ApplianceError('INTERNAL', error.message, { cause: error }));
+      }
+      throw error;
+    }
+  }
+
+  /** The next slice, and at the end of a round what only a look at the whole can tell. */
+  async #scrub(
+    storage: Storage,
+    { signal, pace }: { readonly signal: AbortSignal; readonly pace: Pace },
+  ): Promise<void> {
+    const { repository, catalog } = storage;
+    const record = await this.#scrubRecord(storage);
+    const { storedBytes } = await catalog.totals();
+    const slice = await scrubSlice(repository, catalog, {
+      after: record.after ?? undefined,
+      sliceBytes: sliceBytes(storedBytes),
+      signal,
+      pace,
+    });
+    const next = afterSlice(record, { ...slice, at: this.#now() });
+    await catalog.putNote(SCRUB_NOTE, next);
+    this.#announce(record, next);
+    if (slice.after !== undefined) return;
+    const { findings, omittedFindings } = await checkStructure(storage, { signal, pace });
+    await this.#noteFindings(storage, { packs: [], findings, omittedFindings, at: this.#now() });
+  }
+
+  #pace({ repository }: Storage, signal: AbortSignal): Pace {
+    let seen = nbdServerTotals.requestCount;
+    const share = (): number => {
+      const requests = nbdServerTotals.requestCount;
+      const isBusy = repository.isStoring || requests !== seen;
+      seen = requests;
+      return isBusy ? BUSY_SHARE : IDLE_SHARE;
+    };
+    return new DutyCycle({ clock: this.#foundation.clock, share, signal }).pace;
+  }
+
+  async #noteFindings(storage: Storage, examined: Parameters<typeof withFindings>[1]): Promise<void> {
+    const before = await this.#scrubRecord(storage);
+    const after = withFindings(before, examined);
+    await storage.catalog.putNote(SCRUB_NOTE, after);
+    this.#announce(before, after);
+  }
+
+  #announce(before: ScrubRecord, after: ScrubRecord): void {
+    const known = new Set(before.findings.map(({ object, what }) => `${object} ${what}`));
+    for (const { object, what, touches } of after.findings) {
+      if (known.has(`${object} ${what}`)) continue;
+      const points = new Set(touches.map(({ pointId }) => pointId)).size;
+      this.#onNotice(`the repository is damaged: ${object}: ${what}; it touches ${points} recovery points`);
+    }
+  }
+
+  async #scrubRecord({ catalog }: Storage): Promise<ScrubRecord> {
+    return ((await catalog.note(SCRUB_NOTE)) as ScrubRecord | undefined) ?? NO_SCRUB;
+  }
+
+  async #choreReport({ catalog }: Storage, chore: Chore, { level }: CapacityNow): Promise<UpkeepReport['collection']> {
+    const last = choreRecords(await catalog.note(CHORES_NOTE))[chore];
+    const facts = {
+      nowMs: this.#foundation.clock.nowMs(),
+      upSinceMs: this.#beganMs,
+      isSpaceLow: level !== 'ok',
+    };
+    const nextAtMs = this.#housekeeper === undefined ? undefined : dueMs(chore, last, facts);
+    return {
+      lastAt: last === undefined ? null : new Date(last.endedMs).toISOString(),
+      nextAt: nextAtMs === undefined ? null : new Date(nextAtMs).toISOString(),
+      problem: last?.problem ?? null,
+    };
+  }
+
+  #now(): string {
+    return new Date(this.#foundation.clock.nowMs()).toISOString();
+  }
+}
