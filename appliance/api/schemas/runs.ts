@@ -47,7 +47,7 @@ const runMembers = {
   error: orNull(wireError, 'Of a run that failed or was cancelled.'),
 } as const;
 
-const runSummary = report('RunSummary', runMembers);
+export const runSummary = report('RunSummary', runMembers);
 
 export const runsResult = Type.Array(runSummary);
 
