@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Logger } from 'pino';
-import type { Appliance } from './api/operations.ts';
+import type { ApplianceHost } from './api/appliance-host.ts';
 import { type Initialized, initialize as initializeWith } from './app/initialize.ts';
 import { LocalAppliance } from './app/local-appliance.ts';
 import { openRepositoryStore } from './app/repository-store.ts';
@@ -45,7 +45,7 @@ export function initialize(options: InitOptions): Promise<Initialized> {
  * for the service.
  * @throws ApplianceError LOCKED, REPOSITORY_NOT_FOUND, REPOSITORY_KEY, REPOSITORY_FORMAT, CATALOG_DAMAGED
  */
-export async function openAppliance(options: OpenOptions): Promise<Appliance> {
+export async function openAppliance(options: OpenOptions): Promise<ApplianceHost> {
   const state = new StateDirectory(options.stateDirectory);
   await using scope = new AsyncDisposableStack();
   scope.use(await state.lock());

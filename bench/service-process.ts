@@ -3,7 +3,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { findService, RemoteAppliance } from '../appliance/api/control-client.ts';
+import { localPrincipal } from '../appliance/access/principal.ts';
+import { LocalEndpoint } from '../appliance/api/client/endpoint.ts';
+import { findService } from '../appliance/api/client/find-service.ts';
+import { type RemoteAppliance, remoteAppliance } from '../appliance/api/client/remote-appliance.ts';
 import type { OperationContext } from '../appliance/api/operations.ts';
 import { systemClock } from '../appliance/core/clock.ts';
 import { ApplianceError } from '../appliance/core/errors.ts';
@@ -19,6 +22,7 @@ const LOG_TAIL_LENGTH = 4000;
 
 /** For operations that nobody follows or interrupts. */
 export const UNATTENDED: OperationContext = {
+  principal: localPrincipal(),
   signal: new AbortController().signal,
   onProgress: () => undefined,
   onNotice: () => undefined,
@@ -33,7 +37,7 @@ export class ServiceProcess implements AsyncDisposable {
 
   private constructor(child: ChildProcess, stateDirectory: string, probeDirectory: string) {
     this.#child = child;
-    this.appliance = new RemoteAppliance(stateDirectory);
+    this.appliance = remoteAppliance(new LocalEndpoint(stateDirectory));
     this.#probeDirectory = probeDirectory;
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#log = (this.#log + text).slice(-LOG_TAIL_LENGTH);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import { userInfo } from 'node:os';
+import { systemErrorCode } from '../core/errors.ts';
 
 /** What somebody may do. `restorer` may do little, and only with the machines that were named for it. */
 export const ROLES = ['restorer', 'viewer', 'operator', 'admin'] as const;
@@ -39,4 +41,29 @@ export function lesserRole(one: Role, other: Role): Role {
 /** Whether a role may do all that another one may. */
 export function isAtLeast(role: Role, needed: Role): boolean {
   return ROLES.indexOf(role) >= ROLES.indexOf(needed);
+}
+
+/** Who works in this process, or through the unix socket of the state directory. */
+export function localPrincipal(): Principal {
+  const name = userName();
+  return { kind: 'local', id: name, name, role: 'admin', machines: null };
+}
+
+/** The appliance's own housekeeping. */
+export const APPLIANCE_PRINCIPAL: Principal = {
+  kind: 'appliance',
+  id: 'appliance',
+  name: 'the appliance',
+  role: 'admin',
+  machines: null,
+};
+
+/** A user that the system has no name for is known by its number. */
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch (error) {
+    if (systemErrorCode(error) === undefined) throw error;
+    return String(process.getuid?.() ?? '');
+  }
 }

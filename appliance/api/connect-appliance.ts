@@ -3,9 +3,9 @@ import { readFileSync, statSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { ApplianceError, hasCode, systemErrorCode } from '../core/errors.ts';
-import { programVersion } from './control-protocol.ts';
 import { controlSocketPath } from './control-socket.ts';
 import type { Appliance } from './operations.ts';
+import { programVersion } from './program-version.ts';
 
 /** A short command lets go of the state directory within this time; a longer one is reported. */
 const LOCK_PATIENCE_MS = 2_000;
@@ -61,14 +61,16 @@ export async function connectService(
 ): Promise<ApplianceConnection | undefined> {
   if (!mayListen(options.stateDirectory)) return undefined;
   // Loaded when there is somebody to speak HTTP with: most commands work alone.
-  const { findService, RemoteAppliance } = await import('./control-client.ts');
+  const { findService } = await import('./client/find-service.ts');
   const health = await findService(options.stateDirectory);
   if (health === undefined) return undefined;
   const version = programVersion();
   if (health.version !== version) {
     options.onNotice(`the service (process ${health.pid}) is version ${health.version}, this command ${version}`);
   }
-  const appliance = new RemoteAppliance(options.stateDirectory);
+  const { remoteAppliance } = await import('./client/remote-appliance.ts');
+  const { LocalEndpoint } = await import('./client/endpoint.ts');
+  const appliance = remoteAppliance(new LocalEndpoint(options.stateDirectory));
   return {
     appliance,
     servicePid: health.pid,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Role } from '../access/principal.ts';
+import type { EventType } from './events/event-types.ts';
 import type { OperationName } from './operations.ts';
 
 /** Everything of the HTTP interface lies below this path. */
@@ -36,6 +37,10 @@ export interface OperationRoute {
    * parameters whose presence (and not being false) makes it so.
    */
   readonly destroys?: true | readonly string[];
+  /** What listeners to events are told to have changed when it has ended. */
+  readonly changes?: readonly EventType[];
+  /** Parameters that are neither logged nor kept. */
+  readonly secrets?: readonly string[];
   /** A sentence without a full stop, for the documentation of the interface. */
   readonly summary: string;
 }
@@ -64,14 +69,27 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     restorer: { parameter: 'name' },
     summary: 'One machine, with what a recovery point of it does not contain',
   },
-  backup: { http: 'POST /backups', kind: 'run', needs: 'operator', summary: 'Take a recovery point' },
+  backup: {
+    http: 'POST /backups',
+    kind: 'run',
+    changes: ['points'],
+    needs: 'operator',
+    summary: 'Take a recovery point',
+  },
   protect: {
     http: 'PUT /protection/:target',
     kind: 'run',
+    changes: ['protection'],
     needs: 'operator',
     summary: 'Protect a machine continuously',
   },
-  unprotect: { http: 'DELETE /protection/:name', kind: 'run', needs: 'admin', summary: 'End continuous protection' },
+  unprotect: {
+    http: 'DELETE /protection/:name',
+    kind: 'run',
+    changes: ['protection', 'points'],
+    needs: 'admin',
+    summary: 'End continuous protection',
+  },
   protection: {
     http: 'GET /protection',
     kind: 'read',
@@ -83,12 +101,14 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   protectionPause: {
     http: 'POST /protection/:name/pause',
     kind: 'change',
+    changes: ['protection'],
     needs: 'operator',
     summary: 'Let another tool have a protected machine',
   },
   protectionResume: {
     http: 'POST /protection/:name/resume',
     kind: 'change',
+    changes: ['protection'],
     needs: 'operator',
     summary: 'Take it up again',
   },
@@ -124,6 +144,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   bookmark: {
     http: 'POST /machines/:machine/bookmarks',
     kind: 'change',
+    changes: ['protection'],
     needs: 'operator',
     restorer: { parameter: 'machine' },
     summary: 'Name this moment',
@@ -131,6 +152,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   boot: {
     http: 'POST /booted',
     kind: 'run',
+    changes: ['booted'],
     needs: 'operator',
     restorer: { parameter: 'point' },
     summary: 'Start a machine from a state of it',
@@ -146,62 +168,108 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   rewind: {
     http: 'POST /booted/rewind',
     kind: 'run',
+    changes: ['booted'],
     needs: 'operator',
     summary: 'Give a booted machine back a state of its own history',
   },
-  stop: { http: 'POST /booted/:name/stop', kind: 'run', needs: 'operator', summary: 'Stop a booted machine' },
+  stop: {
+    http: 'POST /booted/:name/stop',
+    kind: 'run',
+    changes: ['booted'],
+    needs: 'operator',
+    summary: 'Stop a booted machine',
+  },
   migrate: {
     http: 'POST /booted/:name/migrate',
     kind: 'run',
+    changes: ['booted'],
     needs: 'operator',
     summary: 'Move a booted machine to storage of its own while it runs',
   },
-  export: { http: 'POST /exports', kind: 'change', needs: 'operator', summary: 'Serve a disk of a state over NBD' },
-  unexport: { http: 'DELETE /exports/:id', kind: 'change', needs: 'operator', summary: 'End an export' },
+  export: {
+    http: 'POST /exports',
+    kind: 'change',
+    changes: ['exports'],
+    needs: 'operator',
+    summary: 'Serve a disk of a state over NBD',
+  },
+  unexport: {
+    http: 'DELETE /exports/:id',
+    kind: 'change',
+    changes: ['exports'],
+    needs: 'operator',
+    summary: 'End an export',
+  },
+  exports: { http: 'GET /exports', kind: 'read', isList: true, needs: 'operator', summary: 'The exports that live' },
   restore: {
     http: 'POST /restores',
     kind: 'run',
+    changes: ['machines'],
     needs: 'operator',
     destroys: ['inPlace'],
     summary: 'Restore a state to a file, a device, an NBD export, a new machine, or in place',
   },
-  standbyCreate: { http: 'POST /standbys', kind: 'change', needs: 'operator', summary: 'Keep a spare of a machine' },
+  standbyCreate: {
+    http: 'POST /standbys',
+    kind: 'change',
+    changes: ['standbys'],
+    needs: 'operator',
+    summary: 'Keep a spare of a machine',
+  },
   standbyList: { http: 'GET /standbys', kind: 'read', isList: true, needs: 'viewer', summary: 'The spares' },
-  standbyRemove: { http: 'DELETE /standbys/:name', kind: 'change', needs: 'operator', summary: 'Give a spare up' },
+  standbyRemove: {
+    http: 'DELETE /standbys/:name',
+    kind: 'change',
+    changes: ['standbys'],
+    needs: 'operator',
+    summary: 'Give a spare up',
+  },
   standbyTest: {
     http: 'POST /standbys/:name/test',
     kind: 'run',
+    changes: ['standbys'],
     needs: 'operator',
     summary: 'Start a spare for a moment, isolated, and look at it',
   },
   failover: {
     http: 'POST /standbys/:name/failover',
     kind: 'run',
+    changes: ['standbys', 'machines'],
     needs: 'operator',
     summary: 'Let the spare take over',
   },
   failoverUndo: {
     http: 'DELETE /standbys/:name/failover',
     kind: 'change',
+    changes: ['standbys'],
     needs: 'operator',
     summary: 'Give a failover up that has not taken over yet',
   },
   failback: {
     http: 'POST /standbys/:name/failback',
     kind: 'run',
+    changes: ['standbys', 'machines'],
     needs: 'operator',
     summary: 'Return to the original with what changed',
   },
-  check: { http: 'POST /repository/check', kind: 'run', needs: 'operator', summary: 'Check the repository' },
+  check: {
+    http: 'POST /repository/check',
+    kind: 'run',
+    changes: ['repository'],
+    needs: 'operator',
+    summary: 'Check the repository',
+  },
   catalogRebuild: {
     http: 'POST /repository/catalog',
     kind: 'run',
+    changes: ['repository', 'points'],
     needs: 'admin',
     summary: 'Make the catalog again from the repository alone',
   },
   delete: {
     http: 'DELETE /points/:point',
     kind: 'change',
+    changes: ['points'],
     needs: 'admin',
     destroys: true,
     summary: 'Delete a recovery point',
@@ -209,13 +277,21 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   undelete: {
     http: 'POST /points/:point/undelete',
     kind: 'change',
+    changes: ['points'],
     needs: 'operator',
     summary: 'Bring a deleted recovery point back',
   },
-  hold: { http: 'PUT /points/:point/hold', kind: 'change', needs: 'operator', summary: 'Keep a point from deletion' },
+  hold: {
+    http: 'PUT /points/:point/hold',
+    kind: 'change',
+    changes: ['points'],
+    needs: 'operator',
+    summary: 'Keep a point from deletion',
+  },
   release: {
     http: 'DELETE /points/:point/hold',
     kind: 'change',
+    changes: ['points'],
     needs: 'admin',
     destroys: true,
     summary: 'End a hold',
@@ -223,6 +299,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   lock: {
     http: 'PUT /points/:point/lock',
     kind: 'change',
+    changes: ['points'],
     needs: 'admin',
     summary: 'Keep a point from deletion by anybody until a date',
   },
@@ -235,6 +312,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   retentionApply: {
     http: 'POST /retention/apply',
     kind: 'run',
+    changes: ['points'],
     needs: 'admin',
     destroys: true,
     summary: 'Delete the points that a rule lets go',
@@ -242,9 +320,25 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   gc: {
     http: 'POST /repository/collection',
     kind: 'run',
+    changes: ['repository'],
     needs: 'operator',
     destroys: ['now'],
     summary: 'Free the space of what is deleted',
+  },
+  runs: {
+    http: 'GET /runs',
+    kind: 'read',
+    isList: true,
+    needs: 'viewer',
+    restorer: { item: 'machineId' },
+    summary: 'What ran and what runs, newest first',
+  },
+  runShow: { http: 'GET /runs/:id', kind: 'read', needs: 'viewer', summary: 'One run, with its result' },
+  runCancel: {
+    http: 'POST /runs/:id/cancel',
+    kind: 'change',
+    needs: 'operator',
+    summary: 'Stop a run at a safe place',
   },
 };
 

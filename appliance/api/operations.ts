@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { Principal } from '../access/principal.ts';
 import type { BackupParams, BackupReport } from './schemas/backups.ts';
 import type {
   BootedMachine,
@@ -53,6 +54,7 @@ import type {
   RetentionParams,
   RetentionReport,
 } from './schemas/retention.ts';
+import type { RunParams, RunReport, RunSummary, RunsParams } from './schemas/runs.ts';
 import type {
   FailbackParams,
   FailbackReport,
@@ -117,6 +119,8 @@ export interface Progress {
 }
 
 export interface OperationContext {
+  /** On whose behalf it is done. */
+  readonly principal: Principal;
   /** Once aborted, no further write starts; the operation settles with ABORTED when nothing of it runs any more. */
   readonly signal: AbortSignal;
   readonly onProgress: (progress: Progress) => void;
@@ -157,6 +161,7 @@ export interface Appliance extends AsyncDisposable {
   /** Serves until `unexport`, or until the client that asked for it goes away. */
   export(params: ExportParams, context: OperationContext): Promise<ExportReport>;
   unexport(params: UnexportParams, context: OperationContext): Promise<Nothing>;
+  exports(params: Nothing, context: OperationContext): Promise<readonly ExportReport[]>;
   restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport>;
   standbyCreate(params: StandbyCreateParams, context: OperationContext): Promise<StandbySummary>;
   standbyList(params: Nothing, context: OperationContext): Promise<readonly StandbySummary[]>;
@@ -178,6 +183,11 @@ export interface Appliance extends AsyncDisposable {
   retentionPreview(params: RetentionParams, context: OperationContext): Promise<RetentionReport>;
   retentionApply(params: RetentionApplyParams, context: OperationContext): Promise<RetentionApplyReport>;
   gc(params: GcParams, context: OperationContext): Promise<GcReport>;
+  /** What ran, and runs: newest first. */
+  runs(params: RunsParams, context: OperationContext): Promise<readonly RunSummary[]>;
+  runShow(params: RunParams, context: OperationContext): Promise<RunReport>;
+  /** Asks a run to stop at a safe place, and waits a while for its end. */
+  runCancel(params: RunParams, context: OperationContext): Promise<RunReport>;
 }
 
 export type OperationName = Exclude<keyof Appliance, typeof Symbol.asyncDispose>;

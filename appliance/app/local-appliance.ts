@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-
+import { type ApplianceHost, serviceParts } from '../api/appliance-host.ts';
+import type { EventHub } from '../api/events/event-hub.ts';
 import type {
   Appliance,
   BackupParams,
@@ -29,6 +30,7 @@ import type {
   StopReport,
   UnprotectReport,
 } from '../api/operations.ts';
+import type { RunService } from '../api/runs/run-service.ts';
 import type { RewindReport } from '../api/schemas/booted.ts';
 import type {
   BookmarkParams,
@@ -55,26 +57,14 @@ import type {
   RetentionParams,
   RetentionReport,
 } from '../api/schemas/retention.ts';
-import type {
-  FailbackParams,
-  FailbackReport,
-  FailoverParams,
-  FailoverReport,
-  StandbyCreateParams,
-  StandbyParams,
-  StandbySummary,
-  StandbyTestParams,
-  StandbyTestReport,
-} from '../api/schemas/standbys.ts';
 import type { CapacityReport } from '../api/schemas/upkeep.ts';
-import { rebuildCatalog } from '../catalog/rebuild.ts';
 import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
 import { findDomain } from '../protect/protect-service.ts';
 import { parseSelector } from '../protect/selector.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
-import { type Core, type Foundation, openRepository, openStorage, startCore } from './core.ts';
+import { type Core, type Foundation, openStorage, startCore } from './core.ts';
 import { holdPoint, lockPoint, releasePoint } from './guarded-points.ts';
 import { Upkeep } from './housekeeping/upkeep.ts';
 import {
@@ -96,12 +86,15 @@ import {
   protectMachine,
   unprotectMachine,
 } from './protection.ts';
+import { rebuildStorage, refuseInUse } from './rebuild-storage.ts';
 import { backupReport, machineDetails, machineSummary } from './reports.ts';
+import { isRepository } from './repository-store.ts';
 import { retentionApply, retentionPreview } from './retention.ts';
 import { rewindMachine } from './rewind-machine.ts';
+import { runRecords } from './run-records.ts';
 import { settleIn } from './settle-in.ts';
 import { SpaceReserve } from './space-reserve.ts';
-import { createStandby } from './standby-ports.ts';
+import { type StandbyOperations, standbyOperations } from './standby-operations.ts';
 
 export interface LocalOptions {
   /** The libvirt URI to use where an operation names none. */
@@ -115,7 +108,9 @@ export interface LocalOptions {
  * The appliance in this process. Catalog, repository and services are opened with the first operation that needs them,
  * so that `catalog rebuild` works on a catalog that cannot be opened.
  */
-export class LocalAppliance implements Appliance {
+export class LocalAppliance implements ApplianceHost {
+  readonly runService: RunService;
+  readonly eventHub: EventHub;
   readonly #foundation: Foundation;
   readonly #options: LocalOptions;
   readonly #onClose: () => Promise<void>;
@@ -131,11 +126,33 @@ export class LocalAppliance implements Appliance {
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
     this.#upkeep = new Upkeep(foundation, options.onNotice);
+    const parts = serviceParts(() => this, {
+      records: runRecords(async () => (await this.#open()).catalog),
+      onNotice: options.onNotice,
+      onDefect: (violation) =>
+        foundation.onFailure?.(new ApplianceError('INTERNAL', violation.message, { cause: violation })),
+      clock: foundation.clock,
+    });
+    this.runService = parts.runService;
+    this.eventHub = parts.eventHub;
   }
 
   /** Opens everything now and, as the service, brings back what an earlier process served. */
   async start(): Promise<void> {
     await this.#open();
+    await this.runService.load();
+  }
+
+  async problems(): Promise<readonly string[]> {
+    try {
+      const { state } = this.#foundation;
+      await this.#open();
+      const { repository } = await state.load();
+      return (await isRepository(repository)) ? [] : [`the repository ${repository} is not there`];
+    } catch (error) {
+      if (error instanceof ApplianceError) return [error.message];
+      throw error;
+    }
   }
 
   async status(): Promise<StatusReport> {
@@ -264,35 +281,17 @@ export class LocalAppliance implements Appliance {
     return withTime(await rewindMachine(core, parseSelector(params.point, nowMs), nowMs, context));
   }
 
-  async standbyCreate(params: StandbyCreateParams): Promise<StandbySummary> {
-    return createStandby(await this.#open(), params, this.#uri(params));
-  }
-
-  async standbyList(): Promise<readonly StandbySummary[]> {
-    return (await this.#open()).standbys.list();
-  }
-
-  async standbyRemove({ name }: StandbyParams): Promise<StandbySummary> {
-    return (await this.#open()).standbys.remove(name);
-  }
-
-  async standbyTest(params: StandbyTestParams, context: OperationContext): Promise<StandbyTestReport> {
-    return (await this.#open()).standbys.test(params, context);
-  }
-
-  async failover({ name, at, force }: FailoverParams, context: OperationContext): Promise<FailoverReport> {
-    const core = await this.#open();
-    const request = { ...(at === undefined ? {} : { at }), isForced: force ?? false };
-    return core.standbys.failover(name, request, context);
-  }
-
-  async failoverUndo({ name }: StandbyParams): Promise<StandbySummary> {
-    return (await this.#open()).standbys.undo(name);
-  }
-
-  async failback({ name, force }: FailbackParams, context: OperationContext): Promise<FailbackReport> {
-    return (await this.#open()).standbys.failback(name, { isForced: force ?? false }, context);
-  }
+  readonly #standby: StandbyOperations = standbyOperations(
+    () => this.#open(),
+    (params) => this.#uri(params),
+  );
+  readonly standbyCreate: Appliance['standbyCreate'] = this.#standby.standbyCreate;
+  readonly standbyList: Appliance['standbyList'] = this.#standby.standbyList;
+  readonly standbyRemove: Appliance['standbyRemove'] = this.#standby.standbyRemove;
+  readonly standbyTest: Appliance['standbyTest'] = this.#standby.standbyTest;
+  readonly failover: Appliance['failover'] = this.#standby.failover;
+  readonly failoverUndo: Appliance['failoverUndo'] = this.#standby.failoverUndo;
+  readonly failback: Appliance['failback'] = this.#standby.failback;
 
   async migrate(params: MigrateParams, context: OperationContext): Promise<MigrateReport> {
     const request = migrateRequest(params);
@@ -309,6 +308,10 @@ export class LocalAppliance implements Appliance {
   async unexport(params: { readonly id: string }): Promise<Record<string, never>> {
     await (await this.#open()).recover.unexport(params.id);
     return {};
+  }
+
+  async exports(): Promise<readonly ExportReport[]> {
+    return (await this.#open()).recover.exports().map((report) => withTime(report));
   }
 
   async restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport> {
@@ -366,6 +369,10 @@ export class LocalAppliance implements Appliance {
   async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
     return this.#upkeep.gc(await this.#openToFree(), params, context);
   }
+
+  readonly runs: Appliance['runs'] = ({ last }) => this.runService.list(last);
+  readonly runShow: Appliance['runShow'] = ({ id }) => this.runService.show(id);
+  readonly runCancel: Appliance['runCancel'] = ({ id }, { principal }) => this.runService.cancel(id, principal);
 
   [Symbol.asyncDispose](): Promise<void> {
     this.#closing ??= this.#close();
@@ -426,43 +433,17 @@ export class LocalAppliance implements Appliance {
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {
-    const { clock, state } = this.#foundation;
-    const startedMs = clock.elapsedMs();
     const [core] = await Promise.allSettled([this.#core]);
     if (core?.status === 'fulfilled' && core.value !== undefined) {
-      const { recover } = core.value;
-      const users = recover.heldPoints().flatMap(({ id }) => recover.usedBy(id));
-      if (users.length > 0) {
-        throw new ApplianceError('POINT_IN_USE', `the catalog is in use by ${users.join(', ')}`, {
-          details: { users },
-        });
-      }
+      refuseInUse(core.value);
       this.#core = undefined;
       await this.#upkeep.end();
       await core.value[Symbol.asyncDispose]();
     }
-    const { catalog, repository, report } = await rebuildCatalog({
-      directory: state.catalogPath,
-      openRepository: (fresh) => openRepository(this.#foundation, fresh),
-      signal: context.signal,
-      onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
+    return rebuildStorage(this.#foundation, context, async (storage) => {
+      const fresh = await this.#use(startCore(this.#foundation, storage, this.#options.onNotice));
+      await this.#settleIn(fresh, context.onNotice);
     });
-    const totals = await catalog.totals();
-    await this.#settleIn(
-      await this.#use(startCore(this.#foundation, { catalog, repository }, this.#options.onNotice)),
-      context.onNotice,
-    );
-    const problems = report.damaged.map(({ object, message }) => `${object}: ${message}`);
-    for (const stray of report.strays) problems.push(`${stray} does not belong into a repository`);
-    if (!report.hasKeptRecords)
-      problems.push('the history of runs, and the standbys, could not be read from the old catalog');
-    return {
-      points: report.listedPoints.length,
-      packs: totals.packs,
-      chunks: totals.frames,
-      problems,
-      durationMs: Math.round(clock.elapsedMs() - startedMs),
-    };
   }
 
   #state(core: Core, params: PointParams): Promise<RecoverableState> {

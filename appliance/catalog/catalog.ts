@@ -197,10 +197,8 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     return gone;
   }
 
-  async note(name: string): Promise<unknown> {
-    const key = textKey(PREFIX.meta, name);
-    const value = await this.#db.get(key);
-    return value === undefined ? undefined : decodeRecord(key, value);
+  note(name: string): Promise<unknown> {
+    return this.record('meta/', name);
   }
 
   putNote(name: string, value: unknown): Promise<void> {
@@ -211,6 +209,12 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   async putRecord(prefix: RecordPrefix, name: string, value: unknown): Promise<void> {
     const key = textKey(prefix, name);
     await this.#db.write([put(key, encodeRecord(key, value))]);
+  }
+
+  async record<T>(prefix: RecordPrefix, name: string): Promise<T | undefined> {
+    const key = textKey(prefix, name);
+    const value = await this.#db.get(key);
+    return value === undefined ? undefined : decodeRecord<T>(key, value);
   }
 
   async deleteRecord(prefix: RecordPrefix, name: string): Promise<void> {

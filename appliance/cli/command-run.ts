@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { isAbsolute, resolve } from 'node:path';
+import { localPrincipal } from '../access/principal.ts';
 import type { ApplianceConnection } from '../api/connect-appliance.ts';
 import type {
   Appliance,
@@ -192,6 +193,7 @@ export class CommandRun implements AsyncDisposable {
     ) => Promise<OperationResult<Name>>;
     try {
       return await operation(zonedParams(name, params), {
+        principal: localPrincipal(),
         signal: this.signal,
         onProgress: (progress) => this.display?.update(progress),
         onNotice: (sentence) => this.notice(sentence),

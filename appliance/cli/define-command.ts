@@ -9,6 +9,8 @@ import type { CliRun } from './run-cli.ts';
 export interface CommandDefinition<Options extends object> {
   /** Name and arguments, in commander's notation: `show <point>`. */
   readonly usage: string;
+  /** Its group means this one when it is given without another word. */
+  readonly isDefault?: boolean;
   /** One line for the overview. */
   readonly summary: string;
   /** What an operator has to know, for its own help; sentences. */
@@ -29,7 +31,7 @@ export function defineCommand<Options extends object>(
   definition: CommandDefinition<Options>,
 ): Command {
   const command = parent
-    .command(definition.usage)
+    .command(definition.usage, { isDefault: definition.isDefault ?? false })
     .summary(definition.summary)
     .description(definition.description)
     .addHelpText('after', `\n${formatExamples(definition.examples)}`);

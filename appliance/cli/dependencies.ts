@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Logger } from 'pino';
-import type { Appliance } from '../api/operations.ts';
+import type { ApplianceHost } from '../api/appliance-host.ts';
 import type { ApplianceError } from '../core/errors.ts';
 
 export interface OpenOptions {
@@ -35,7 +35,7 @@ export interface InitReport {
 /** What the commands work on; the wiring chooses, tests bring their own. */
 export interface CliDependencies {
   /** Takes the state directory for this process. @throws LOCKED, REPOSITORY_NOT_FOUND, … */
-  openAppliance(options: OpenOptions): Promise<Appliance>;
+  openAppliance(options: OpenOptions): Promise<ApplianceHost>;
   initialize(options: InitOptions): Promise<InitReport>;
   /** Program and leading arguments of a process that runs this same command line. */
   readonly selfCommand: readonly [program: string, ...args: string[]];

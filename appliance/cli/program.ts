@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander';
-import { programVersion } from '../api/control-protocol.ts';
+import { programVersion } from '../api/program-version.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBoot } from './commands/boot.ts';
 import { addCheck } from './commands/check.ts';
@@ -15,6 +15,7 @@ import { addPoints } from './commands/points.ts';
 import { addProtect } from './commands/protect.ts';
 import { addRestore } from './commands/restore.ts';
 import { addRetention } from './commands/retention.ts';
+import { addRuns } from './commands/runs.ts';
 import { addServe } from './commands/serve.ts';
 import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
@@ -69,6 +70,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   addDelete(program, cli);
   addRetention(program, cli);
   addGuards(program, cli);
+  addRuns(program, cli);
   addServe(program, cli);
   return program;
 }

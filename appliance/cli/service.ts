@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { destination, type Logger, pino, stdTimeFunctions } from 'pino';
+import type { ApplianceHost } from '../api/appliance-host.ts';
 import { connectAppliance } from '../api/connect-appliance.ts';
-import { ControlServer } from '../api/control-server.ts';
-import type { Appliance } from '../api/operations.ts';
+import { ApiServer } from '../api/server/api-server.ts';
 import { EXIT_CODES } from '../core/error-codes.ts';
 import { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
@@ -49,7 +49,7 @@ export async function runService(options: ServiceOptions): Promise<void> {
     logger.fatal({ err: error }, 'the service cannot go on and ends');
     end.reject(error);
   };
-  const appliance = await takeState(options, logger, onFailure);
+  const host = await takeState(options, logger, onFailure);
   const onAbort = (): void => end.resolve();
   options.signal.addEventListener('abort', onAbort);
   if (options.signal.aborted) onAbort();
@@ -59,7 +59,7 @@ export async function runService(options: ServiceOptions): Promise<void> {
       logger.fatal({ err: violation }, 'an invariant does not hold; the service ends');
       end.reject(new ApplianceError('INTERNAL', violation.message, { cause: violation }));
     };
-    const server = await ControlServer.listen({ appliance, stateDirectory, logger, onDefect, onStop: end.resolve });
+    const server = await ApiServer.listen({ host, stateDirectory, logger, onDefect, onStop: end.resolve });
     try {
       logger.info({ state: stateDirectory, socket: server.path }, 'serving');
       options.onReady({ pid: process.pid, state: stateDirectory, socket: server.path });
@@ -70,7 +70,7 @@ export async function runService(options: ServiceOptions): Promise<void> {
     }
   } finally {
     options.signal.removeEventListener('abort', onAbort);
-    await within(CLOSE_LIMIT_MS, appliance[Symbol.asyncDispose](), () => giveUp(options.io, logger));
+    await within(CLOSE_LIMIT_MS, host[Symbol.asyncDispose](), () => giveUp(options.io, logger));
     logger.info('stopped');
   }
 }
@@ -80,31 +80,34 @@ async function takeState(
   options: ServiceOptions,
   logger: Logger,
   onFailure: (error: ApplianceError) => void,
-): Promise<Appliance> {
+): Promise<ApplianceHost> {
   const { stateDirectory, connect, dependencies, signal } = options;
+  let host: ApplianceHost | undefined;
   const connection = await connectAppliance({
     stateDirectory,
-    open: () =>
-      dependencies.openAppliance({
+    open: async () => {
+      host = await dependencies.openAppliance({
         stateDirectory,
         logger,
         isService: true,
         onFailure,
         ...(connect === undefined ? {} : { connect }),
-      }),
+      });
+      return host;
+    },
     signal,
     onNotice: (sentence) => logger.info(sentence),
   });
-  if (connection.servicePid === undefined) return connection.appliance;
+  if (host !== undefined) return host;
   await connection[Symbol.asyncDispose]();
-  const pid = connection.servicePid;
+  const pid = connection.servicePid ?? 0;
   throw new ApplianceError('LOCKED', `a service runs on ${stateDirectory} already: process ${pid}`, {
     details: { pid, stateDirectory },
     hint: 'Commands use it by themselves.',
   });
 }
 
-async function stopServer(server: ControlServer, options: ServiceOptions, logger: Logger): Promise<void> {
+async function stopServer(server: ApiServer, options: ServiceOptions, logger: Logger): Promise<void> {
   const isIdle = await server.stop({ deadlineMs: STOP_LIMIT_MS });
   if (!isIdle) {
     logger.error({ running: server.health().running }, 'operations did not stop in time');

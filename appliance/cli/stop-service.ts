@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { join } from 'node:path';
+import { askToStop, findService } from '../api/client/find-service.ts';
 import { pause } from '../api/connect-appliance.ts';
-import { askToStop, findService } from '../api/control-client.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { FileLock } from '../core/file-lock.ts';

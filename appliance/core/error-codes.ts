@@ -402,6 +402,24 @@ export const ERROR_CODES = {
     hint: 'Enter the secret again; it was sealed under another key, or moved to another place.',
   },
 
+  // api
+  RUN_NOT_FOUND: { retry: 'never', exit: 'notFound', hint: 'List the runs with `understudy runs`.' },
+  INTERRUPTED: {
+    retry: 'transient',
+    exit: 'failed',
+    hint: 'The appliance ended while it worked on this; nothing half-done is listed. Start it again.',
+  },
+  TOO_BUSY: { retry: 'transient', exit: 'busy', hint: 'Wait until some of what runs has ended, and try again.' },
+  PATH_UNKNOWN: {
+    retry: 'never',
+    exit: 'notFound',
+    hint: 'The command and the running service may be of different versions; restart the service.',
+  },
+  IDEMPOTENCY_CONFLICT: {
+    retry: 'never',
+    exit: 'usage',
+    hint: 'An Idempotency-Key names one request; use another key for another request.',
+  },
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;
 

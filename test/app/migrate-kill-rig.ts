@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import type { Appliance, OperationContext } from '../../appliance/api/operations.ts';
 import { LibvirtConnection } from '../../appliance/hypervisor/libvirt/connection.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
@@ -52,6 +53,7 @@ export interface KillRig {
 
 export function unheard(notices: string[] = []): OperationContext {
   return {
+    principal: localPrincipal(),
     signal: new AbortController().signal,
     onProgress: () => undefined,
     onNotice: (notice) => notices.push(notice),

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import { openAppliance } from '../../appliance/main.ts';
 
 /*
@@ -12,6 +13,7 @@ process.stdout.write('serving\n');
 await appliance.migrate(
   { name, directory, ...(phase.startsWith('copying') ? { bandwidth: 4 * 2 ** 20 } : {}) },
   {
+    principal: localPrincipal(),
     signal: new AbortController().signal,
     onProgress: (progress) => {
       if (progress.phase === phase && progress.done >= Number(done)) process.kill(process.pid, 'SIGKILL');

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import type { Appliance, BackupReport, OperationContext, PointSummary } from '../../appliance/api/operations.ts';
 import { openAppliance } from '../../appliance/main.ts';
 import { ApplianceProcess, assertSameBytes } from '../support/appliance-process.ts';
@@ -11,6 +12,7 @@ import type { TestContext } from '../support/test-scope.ts';
 
 const MIB = 1024 * 1024;
 export const CONTEXT: OperationContext = {
+  principal: localPrincipal(),
   signal: new AbortController().signal,
   onProgress: () => undefined,
   onNotice: () => undefined,

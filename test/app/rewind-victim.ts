@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import { openAppliance } from '../../appliance/main.ts';
 
 /*
@@ -11,6 +12,7 @@ const appliance = await openAppliance({ stateDirectory, isService: true });
 await appliance.rewind(
   { point },
   {
+    principal: localPrincipal(),
     signal: new AbortController().signal,
     onProgress: (progress) => {
       if (progress.phase === phase) process.kill(process.pid, 'SIGKILL');

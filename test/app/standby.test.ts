@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { copyFile, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import type { Appliance, OperationContext } from '../../appliance/api/operations.ts';
 import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
@@ -47,7 +48,7 @@ const shared = test.share(async (t): Promise<Rig> => {
 
 function context(more: Partial<OperationContext> = {}): OperationContext {
   const { signal } = new AbortController();
-  return { signal, onProgress: () => undefined, onNotice: () => undefined, ...more };
+  return { principal: localPrincipal(), signal, onProgress: () => undefined, onNotice: () => undefined, ...more };
 }
 
 async function define(

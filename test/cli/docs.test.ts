@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { HEALTH_PATH, OPERATIONS_PATH, STOP_PATH } from '../../appliance/api/control-protocol.ts';
 import { processIo } from '../../appliance/cli/io.ts';
 import { buildProgram } from '../../appliance/cli/program.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
@@ -68,10 +67,4 @@ test('lists the exit codes, and no other', () => {
   const section = page.split('### Exit codes')[1]?.split('###')[0] ?? '';
   const codes = [...section.matchAll(/^\| (\d+) \|/gm)].map((match) => Number(match[1]));
   assert.deepEqual(codes, Object.values(EXIT_CODES));
-});
-
-test('names the paths of the service', () => {
-  assert.ok(page.includes(`GET ${HEALTH_PATH}\``));
-  assert.ok(page.includes(`POST ${STOP_PATH}\``));
-  assert.ok(page.includes(`POST ${OPERATIONS_PATH}/<name>\``));
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { findService } from '../../appliance/api/control-client.ts';
+import { findService } from '../../appliance/api/client/find-service.ts';
 import type {
   BackupReport,
   BootedMachine,

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import { connectAppliance } from '../../appliance/api/connect-appliance.ts';
 import type { BackupReport } from '../../appliance/api/operations.ts';
 import type { StandbySummary } from '../../appliance/api/schemas/standbys.ts';
@@ -112,7 +113,12 @@ export class StandbyRig {
       signal: new AbortController().signal,
       onNotice: () => undefined,
     });
-    const context = { signal: new AbortController().signal, onProgress: () => undefined, onNotice: () => undefined };
+    const context = {
+      principal: localPrincipal(),
+      signal: new AbortController().signal,
+      onProgress: () => undefined,
+      onNotice: () => undefined,
+    };
     for (;;) {
       const [standby] = await connected.appliance.standbyList({}, context);
       if (standby !== undefined && phases.includes(standby.phase)) {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+import { type ApplianceHost, serviceParts } from '../../appliance/api/appliance-host.ts';
 import type { Appliance, OperationContext, OperationName } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { fakeResults } from './fake-results.ts';
 import { fakeRetentionResults } from './fake-retention.ts';
 import { fakeStandbyResults } from './fake-standby.ts';
 import { fakeUpkeep } from './fake-upkeep.ts';
+import { memoryRunRecords } from './memory-run-records.ts';
 
 /** A call that a fake appliance got. */
 export interface FakeCall {
@@ -20,6 +22,9 @@ export class FakeAppliance implements AsyncDisposable {
   readonly calls: FakeCall[] = [];
   /** Exports that live. */
   readonly exports: Set<string> = new Set();
+  readonly defects: Error[] = [];
+  /** Why it is not ready. */
+  problems: readonly string[] = [];
   isDisposed = false;
   /** The behaviour can be changed while it is in use. */
   behaviour: FakeBehaviour;
@@ -31,7 +36,7 @@ export class FakeAppliance implements AsyncDisposable {
   }
 
   /** As the operations see it. */
-  asAppliance(): Appliance {
+  asAppliance(): ApplianceHost {
     const answer =
       <Name extends OperationName>(name: Name, result: (params: never) => unknown) =>
       async (params: never, context: OperationContext): Promise<never> => {
@@ -41,7 +46,15 @@ export class FakeAppliance implements AsyncDisposable {
         if (context.signal.aborted) throw new ApplianceError('ABORTED', 'interrupted');
         return result(params) as never;
       };
-    return {
+    const parts = serviceParts(() => host, {
+      records: memoryRunRecords(),
+      onNotice: () => undefined,
+      onDefect: (violation) => this.defects.push(violation),
+    });
+    const { runService } = parts;
+    const host: ApplianceHost = {
+      ...parts,
+      problems: async () => this.problems,
       status: answer('status', () => fakeResults.status),
       capacity: answer('capacity', () => fakeUpkeep.capacity),
       machineList: answer('machineList', () => [fakeResults.machineSummary]),
@@ -87,12 +100,17 @@ export class FakeAppliance implements AsyncDisposable {
       lock: answer('lock', () => fakeRetentionResults.guards),
       retentionPreview: answer('retentionPreview', () => fakeRetentionResults.preview),
       retentionApply: answer('retentionApply', () => fakeRetentionResults.apply),
+      exports: answer('exports', () => (this.exports.size === 0 ? [] : [fakeResults.export])),
+      runs: ({ last }) => runService.list(last),
+      runShow: ({ id }) => runService.show(id),
+      runCancel: ({ id }, { principal }) => runService.cancel(id, principal),
       gc: answer('gc', () => fakeResults.gc),
       [Symbol.asyncDispose]: async () => {
         await this.onDispose();
         this.isDisposed = true;
       },
     };
+    return host;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

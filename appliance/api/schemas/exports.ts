@@ -2,7 +2,7 @@
 import { momentReport } from './journal.ts';
 import { connectMembers } from './machines.ts';
 import { pointMembers } from './points.ts';
-import type { Immutable, Static } from './type.ts';
+import { type Immutable, type Static, Type } from './type.ts';
 import { amount, count, flag, list, maybe, oneOf, orNull, params, part, report, text, word } from './vocabulary.ts';
 
 /** Disks of a state that leave the appliance: over NBD, or to where they are restored. */
@@ -26,6 +26,8 @@ export const exportResult = report('ExportReport', {
   sizeBytes: count(),
   writable: flag(),
 });
+
+export const exportsResult = Type.Array(exportResult);
 
 export const unexportParams = params({ id: word('Of the export.') });
 

@@ -11,7 +11,7 @@ import {
   stopParams,
   stopResult,
 } from './booted.ts';
-import { exportParams, exportResult, restoreParams, restoreResult, unexportParams } from './exports.ts';
+import { exportParams, exportResult, exportsResult, restoreParams, restoreResult, unexportParams } from './exports.ts';
 import {
   bookmarkParams,
   bookmarkResult,
@@ -48,6 +48,7 @@ import {
   retentionPreviewParams,
   retentionPreviewResult,
 } from './retention.ts';
+import { runParams, runReport, runsParams, runsResult } from './runs.ts';
 import {
   failbackParams,
   failbackResult,
@@ -121,6 +122,10 @@ export const OPERATION_SCHEMAS = {
   retentionPreview: { params: retentionPreviewParams, result: retentionPreviewResult },
   retentionApply: { params: retentionApplyParams, result: retentionApplyResult },
   gc: { params: gcParams, result: gcResult },
+  exports: { params: noParams, result: exportsResult },
+  runs: { params: runsParams, result: runsResult },
+  runShow: { params: runParams, result: runReport },
+  runCancel: { params: runParams, result: runReport },
 } as const satisfies { readonly [Name in OperationName]: OperationSchemas };
 
 type Table = typeof OPERATION_SCHEMAS;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import { APPLIANCE_PRINCIPAL } from '../../access/principal.ts';
 import type { OperationContext } from '../../api/operations.ts';
 import type { CheckParams, CheckReport, GcParams, GcReport } from '../../api/schemas/repository.ts';
 import type { CapacityReport, UpkeepReport } from '../../api/schemas/upkeep.ts';
@@ -126,7 +127,7 @@ export class Upkeep {
   }
 
   async #perform(storage: Storage, chore: Chore, signal: AbortSignal): Promise<void> {
-    const context = { signal, ...quiet, onNotice: this.#onNotice };
+    const context = { principal: APPLIANCE_PRINCIPAL, signal, ...quiet, onNotice: this.#onNotice };
     try {
       const pace = this.#pace(storage, signal);
       if (chore === 'collection') await collectGarbage(this.#foundation, storage, { pace }, context);

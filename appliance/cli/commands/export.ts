@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Command } from 'commander';
+import { localPrincipal } from '../../access/principal.ts';
 import type { ExportReport } from '../../api/operations.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
@@ -71,7 +72,11 @@ async function serveUntilInterrupted(run: CommandRun, { id }: ExportReport): Pro
       });
     }
     const signal = AbortSignal.timeout(UNEXPORT_LIMIT_MS);
-    await appliance.unexport({ id }, { signal, onProgress: () => undefined, onNotice: (text) => run.notice(text) });
+    const principal = localPrincipal();
+    await appliance.unexport(
+      { id },
+      { principal, signal, onProgress: () => undefined, onNotice: (text) => run.notice(text) },
+    );
   } finally {
     clearInterval(keepAlive);
     run.signal.removeEventListener('abort', interrupt);

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { Ajv } from 'ajv';
 import fc from 'fast-check';
+import { localPrincipal } from '../../../appliance/access/principal.ts';
 import { isOperationName, OPERATION_ROUTES } from '../../../appliance/api/operation-routes.ts';
 import type { OperationContext, OperationName } from '../../../appliance/api/operations.ts';
 import { checkParams, checkResult, paramsFromText } from '../../../appliance/api/schemas/check.ts';
@@ -112,6 +113,7 @@ test('every defect is named', () => {
 });
 
 const CONTEXT: OperationContext = {
+  principal: localPrincipal(),
   signal: new AbortController().signal,
   onProgress: () => undefined,
   onNotice: () => undefined,
@@ -121,8 +123,12 @@ for (const name of NAMES) {
   test(`what the fake appliance answers to ${name} is as its schema says`, async () => {
     const fake = new FakeAppliance();
     for (const { id } of [fakeResults.export]) fake.exports.add(id);
-    const call = fake.asAppliance()[name] as (params: unknown, context: OperationContext) => Promise<unknown>;
-    const result = await call({ id: fakeResults.export.id }, CONTEXT);
+    const host = fake.asAppliance();
+    const run = host.runService.start({ operation: 'gc', params: {}, principal: localPrincipal() });
+    await run.ended;
+    const call = host[name] as (params: unknown, context: OperationContext) => Promise<unknown>;
+    const id = OPERATION_ROUTES[name].http.includes('/runs/') ? run.id : fakeResults.export.id;
+    const result = await call({ id }, CONTEXT);
     assert.deepEqual(checkResult(name, result), result);
   });
 }

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { localPrincipal } from '../../../appliance/access/principal.ts';
 import type { OperationContext } from '../../../appliance/api/operations.ts';
 import { Upkeep } from '../../../appliance/app/housekeeping/upkeep.ts';
 import { memoryDevice } from '../../../appliance/block/memory-device.ts';
@@ -17,6 +18,7 @@ const MIB: number = 1024 * 1024;
 const DAY_MS = 24 * 3_600_000;
 
 const context: OperationContext = {
+  principal: localPrincipal(),
   signal: new AbortController().signal,
   onProgress: () => undefined,
   onNotice: () => undefined,

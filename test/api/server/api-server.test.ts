@@ -1,29 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import { mkdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
-import { connect, createServer as createSocketServer } from 'node:net';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { requestService } from '../../appliance/api/control-call.ts';
-import { findService, RemoteAppliance } from '../../appliance/api/control-client.ts';
-import { CONTENT_TYPE, MAX_REQUEST_BYTES, programVersion } from '../../appliance/api/control-protocol.ts';
-import { ControlServer } from '../../appliance/api/control-server.ts';
-import { controlSocketPath, isListening, listenAt } from '../../appliance/api/control-socket.ts';
-import type { OperationContext, Progress } from '../../appliance/api/operations.ts';
-import { ApplianceError, hasCode } from '../../appliance/core/errors.ts';
-import { invariant } from '../../appliance/core/invariant.ts';
-import { FakeAppliance, type FakeBehaviour } from '../support/fake-appliance.ts';
-import { fakeResults } from '../support/fake-results.ts';
-import { rejectsWith } from '../support/rejects-with.ts';
-import { suite } from '../support/suite.ts';
-import type { TestContext } from '../support/test-scope.ts';
+import { localPrincipal } from '../../../appliance/access/principal.ts';
+import { LocalEndpoint, responseOf } from '../../../appliance/api/client/endpoint.ts';
+import { findService } from '../../../appliance/api/client/find-service.ts';
+import { type RemoteAppliance, remoteAppliance } from '../../../appliance/api/client/remote-appliance.ts';
+import { controlSocketPath, listenAt } from '../../../appliance/api/control-socket.ts';
+import type { OperationContext, Progress } from '../../../appliance/api/operations.ts';
+import { programVersion } from '../../../appliance/api/program-version.ts';
+import { MAX_REQUEST_BYTES } from '../../../appliance/api/server/api-app.ts';
+import { ApiServer } from '../../../appliance/api/server/api-server.ts';
+import { PROBLEM_TYPE } from '../../../appliance/api/server/problem.ts';
+import { ApplianceError, hasCode } from '../../../appliance/core/errors.ts';
+import { invariant } from '../../../appliance/core/invariant.ts';
+import { FakeAppliance, type FakeBehaviour } from '../../support/fake-appliance.ts';
+import { fakeResults } from '../../support/fake-results.ts';
+import { rejectsWith } from '../../support/rejects-with.ts';
+import { suite } from '../../support/suite.ts';
+import type { TestContext } from '../../support/test-scope.ts';
 
-const test = suite('control server and client');
+const test = suite('the service and its client');
 
 interface Service {
   readonly directory: string;
-  readonly server: ControlServer;
+  readonly server: ApiServer;
   readonly fake: FakeAppliance;
   readonly remote: RemoteAppliance;
   readonly defects: Error[];
@@ -35,15 +39,15 @@ async function startService(t: TestContext, behaviour: FakeBehaviour = {}, subdi
   const fake = new FakeAppliance(behaviour);
   const defects: Error[] = [];
   const server = t.use(
-    await ControlServer.listen({
-      appliance: fake.asAppliance(),
+    await ApiServer.listen({
+      host: fake.asAppliance(),
       stateDirectory: directory,
       logger: pino({ level: 'silent' }),
       onDefect: (violation) => defects.push(violation),
       onStop: () => undefined,
     }),
   );
-  const remote = t.use(new RemoteAppliance(directory));
+  const remote = t.use(remoteAppliance(new LocalEndpoint(directory)));
   return { directory, server, fake, remote, defects };
 }
 
@@ -58,6 +62,7 @@ function recording(): Recorded {
   const progress: Progress[] = [];
   const notices: string[] = [];
   return {
+    principal: localPrincipal(),
     controller,
     signal: controller.signal,
     progress,
@@ -84,33 +89,19 @@ function endless(): { behaviour: FakeBehaviour; entered: Promise<void>; aborted:
   return { behaviour, entered: entered.promise, aborted: aborted.promise };
 }
 
-async function post(
-  directory: string,
-  path: string,
-  body: string | object,
-): Promise<{ status: number; lines: unknown[] }> {
-  const outgoing = requestService(directory, {
-    method: 'POST',
-    path,
-    ...(typeof body === 'string' ? {} : { body }),
-  });
-  return new Promise((resolve, reject) => {
-    outgoing.once('error', reject);
-    outgoing.once('response', (response) => {
-      let text = '';
-      response.setEncoding('utf8').on('data', (part: string) => {
-        text += part;
-      });
-      response.once('end', () => {
-        assert.equal(response.headers['content-type']?.split(';')[0], CONTENT_TYPE);
-        const lines = text
-          .trimEnd()
-          .split('\n')
-          .map((line): unknown => JSON.parse(line));
-        resolve({ status: response.statusCode ?? 0, lines });
-      });
-    });
-  });
+interface Answer {
+  readonly status: number;
+  readonly type: string | undefined;
+  readonly value: unknown;
+}
+
+/** A bare request, and what came. */
+async function ask(directory: string, method: string, path: string, body?: unknown): Promise<Answer> {
+  const response = await responseOf(new LocalEndpoint(directory).send({ method, path, body }));
+  let text = '';
+  for await (const part of response.setEncoding('utf8') as AsyncIterable<string>) text += part;
+  const type = response.headers['content-type']?.split(';')[0];
+  return { status: response.statusCode ?? 0, type, value: JSON.parse(text) };
 }
 
 test('each operation gives through the service what it gives in the process', async (t) => {
@@ -139,21 +130,31 @@ test('each operation gives through the service what it gives in the process', as
 
 test('progress and notices arrive before the result, thinned, with the first and last of each phase', async (t) => {
   const step = (phase: string, done: number): Progress => ({ phase, done, total: 1000, unit: 'bytes' });
+  const followed = Promise.withResolvers<void>();
   const { remote } = await startService(t, {
     backup: async (_params, context) => {
+      context.onNotice('begun');
+      await followed.promise;
       for (const phase of ['one', 'two'])
         for (let done = 0; done <= 1000; done += 1) context.onProgress(step(phase, done));
       context.onNotice('the agent does not answer');
       return fakeResults.backup;
     },
   });
-  const context = recording();
+  const own = recording();
+  const context: Recorded = {
+    ...own,
+    onNotice: (notice) => {
+      own.onNotice(notice);
+      followed.resolve();
+    },
+  };
   await remote.backup({ target: 'web' }, context);
-  assert.deepEqual(context.notices, ['the agent does not answer']);
+  assert.deepEqual(context.notices, ['begun', 'the agent does not answer']);
   assert.ok(context.progress.length < 100, String(context.progress.length));
   for (const phase of ['one', 'two']) {
-    const own = context.progress.filter((progress) => progress.phase === phase);
-    assert.deepEqual([own[0], own.at(-1)], [step(phase, 0), step(phase, 1000)]);
+    const steps = context.progress.filter((progress) => progress.phase === phase);
+    assert.deepEqual([steps[0], steps.at(-1)], [step(phase, 0), step(phase, 1000)]);
   }
 });
 
@@ -171,17 +172,23 @@ test('an error arrives with code, message, hint and details', async (t) => {
 });
 
 test('a defect is INTERNAL to the client; a broken invariant also ends the service', async (t) => {
-  const { remote, defects } = await startService(t, {
+  const { remote, defects, fake } = await startService(t, {
     gc: () => Promise.reject(new TypeError('x is undefined')),
     check: async () => {
       invariant(false, 'packs are disjoint');
       return fakeResults.check;
     },
+    points: async () => {
+      invariant(false, 'ids are unique');
+      return fakeResults.points;
+    },
   });
   await rejectsWith(remote.gc({}, recording()), 'INTERNAL');
-  assert.equal(defects.length, 0);
+  assert.deepEqual([defects.length, fake.defects.length], [0, 0]);
   await rejectsWith(remote.check({}, recording()), 'INTERNAL');
-  assert.equal(defects.length, 1);
+  assert.deepEqual([defects.length, fake.defects.length], [0, 1]);
+  await rejectsWith(remote.points({}, recording()), 'INTERNAL');
+  assert.deepEqual([defects.length, fake.defects.length], [1, 1]);
 });
 
 test('aborting the client aborts the operation and waits for its outcome', async (t) => {
@@ -220,18 +227,34 @@ test('a client that was aborted before it began asks for nothing', async (t) => 
   assert.equal(fake.calls.length, 0);
 });
 
-test('a client that goes away aborts its operation', async (t) => {
+test('a read ends with its client; a run goes on, can be seen, and be cancelled', async (t) => {
   const { behaviour, entered, aborted } = endless();
-  const { directory } = await startService(t, behaviour);
-  const outgoing = requestService(directory, {
-    method: 'POST',
-    path: '/v1/operations/backup',
-    body: { target: 'web' },
+  const gone = Promise.withResolvers<void>();
+  const reading = Promise.withResolvers<void>();
+  const { directory, remote } = await startService(t, {
+    ...behaviour,
+    points: (_params, { signal }) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => {
+          gone.resolve();
+          reject(new ApplianceError('ABORTED', 'nobody waits'));
+        });
+        reading.resolve();
+      }),
   });
+  const outgoing = new LocalEndpoint(directory).send({ method: 'GET', path: '/api/v1/points' });
   outgoing.on('error', () => undefined);
-  await entered;
+  await reading.promise;
   outgoing.destroy();
-  assert.equal(await aborted, 'the client went away');
+  await gone.promise;
+  const started = await ask(directory, 'POST', '/api/v1/backups', { target: 'web' });
+  assert.equal(started.status, 202);
+  await entered;
+  const [run] = await remote.runs({}, recording());
+  assert.deepEqual([run?.operation, run?.state, run?.machine], ['backup', 'running', 'web']);
+  const cancelled = await remote.runCancel({ id: run?.id ?? '' }, recording());
+  assert.deepEqual([cancelled.state, cancelled.error?.code], ['cancelled', 'ABORTED']);
+  assert.equal(await aborted, 'interrupted');
 });
 
 test('a client that dies in the middle of its request starts nothing', async (t) => {
@@ -239,7 +262,7 @@ test('a client that dies in the middle of its request starts nothing', async (t)
   const socket = connect(controlSocketPath(directory));
   await new Promise<void>((resolve) => {
     socket.write(
-      'POST /v1/operations/gc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"no',
+      'POST /api/v1/repository/collection HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"no',
     );
     socket.end(resolve);
   });
@@ -273,7 +296,7 @@ test('an export lives until its client goes away', async (t) => {
 test('an export ends with unexport, from its own or from another client', async (t) => {
   const { fake, remote, directory } = await startService(t);
   const { id } = await remote.export({ point: 'x' }, recording());
-  await t.use(new RemoteAppliance(directory)).unexport({ id }, recording());
+  await t.use(remoteAppliance(new LocalEndpoint(directory))).unexport({ id }, recording());
   assert.equal(fake.exports.size, 0);
   await remote.exportEnded(id);
   const again = await remote.export({ point: 'x' }, recording());
@@ -344,7 +367,7 @@ test('a stop says when something does not end in time', async (t) => {
 test('a service that is gone is SERVICE_UNREACHABLE, before and during an operation', async (t) => {
   const { directory } = await startService(t, {});
   const other = join(directory, 'empty');
-  await rejectsWith(new RemoteAppliance(other).status({}, recording()), 'SERVICE_UNREACHABLE');
+  await rejectsWith(remoteAppliance(new LocalEndpoint(other)).status({}, recording()), 'SERVICE_UNREACHABLE');
   assert.equal(await findService(other), undefined);
 
   const dying = join(directory, 'dying');
@@ -352,7 +375,7 @@ test('a service that is gone is SERVICE_UNREACHABLE, before and during an operat
   const server: Server = createServer((request) => request.socket.destroy());
   await listenAt(server, controlSocketPath(dying));
   t.use({ close: () => server.close() });
-  await rejectsWith(new RemoteAppliance(dying).status({}, recording()), 'SERVICE_UNREACHABLE');
+  await rejectsWith(remoteAppliance(new LocalEndpoint(dying)).status({}, recording()), 'SERVICE_UNREACHABLE');
 });
 
 test('a service that sends nonsense is refused', async (t) => {
@@ -360,7 +383,7 @@ test('a service that sends nonsense is refused', async (t) => {
   const server: Server = createServer((_request, response) => response.end('{"result":1}{"resu\n'));
   await listenAt(server, controlSocketPath(directory));
   t.use({ close: () => server.close() });
-  await rejectsWith(new RemoteAppliance(directory).status({}, recording()), 'INTERNAL');
+  await rejectsWith(remoteAppliance(new LocalEndpoint(directory)).status({}, recording()), 'INTERNAL');
 });
 
 test('health names process, version, state and what runs', async (t) => {
@@ -387,22 +410,25 @@ test('health names process, version, state and what runs', async (t) => {
 
 test('wrong requests are refused with a code, and run nothing', async (t) => {
   const { directory, fake } = await startService(t);
-  const refusal = async (path: string, body: string | object): Promise<[number, unknown]> => {
-    const { status, lines } = await post(directory, path, body);
-    assert.equal(lines.length, 1);
-    return [status, (lines[0] as { error: { code: string } }).error.code];
+  const refusal = async (method: string, path: string, body?: unknown): Promise<[number, unknown]> => {
+    const { status, type, value } = await ask(directory, method, path, body);
+    assert.equal(type, PROBLEM_TYPE);
+    return [status, (value as { code: string }).code];
   };
-  assert.deepEqual(await refusal('/v1/operations/backup', { target: 'web', unknown: 1 }), [400, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v1/operations/backup', {}), [400, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v1/operations/backup', []), [400, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v1/operations/__proto__', {}), [404, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v1/operations/asyncDispose', {}), [404, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v2/anything', {}), [404, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v1/operations/backup', { target: 'x'.repeat(5000) }), [400, 'BAD_ARGUMENT']);
-  assert.deepEqual(await refusal('/v1/operations/backup', { target: 'x'.repeat(MAX_REQUEST_BYTES) }), [
-    413,
-    'BAD_ARGUMENT',
-  ]);
+  const long = 'x'.repeat(5000);
+  for (const body of [{ target: 'web', unknown: 1 }, {}, [], 'text', { target: long }]) {
+    assert.deepEqual(await refusal('POST', '/api/v1/backups', body), [400, 'BAD_ARGUMENT']);
+  }
+  const large = { target: 'x'.repeat(MAX_REQUEST_BYTES) };
+  assert.deepEqual(await refusal('POST', '/api/v1/backups', large), [413, 'BAD_ARGUMENT']);
+  for (const path of ['/api/v1/backups', '/api/v1/__proto__', '/v2/anything']) {
+    assert.deepEqual(await refusal('GET', path), [404, 'PATH_UNKNOWN']);
+  }
+  for (const path of ['/points/x?now=maybe', '/points/x?unknown=1', '/points/x?now=true&now=true']) {
+    assert.deepEqual(await refusal('DELETE', `/api/v1${path}`), [400, 'BAD_ARGUMENT']);
+  }
+  assert.deepEqual(await refusal('PUT', '/api/v1/points/x/lock', { point: 'y', until: '2030' }), [400, 'BAD_ARGUMENT']);
+  assert.deepEqual(await refusal('POST', '/api/v1/backups?target=web', { target: 'web' }), [400, 'BAD_ARGUMENT']);
   assert.equal(fake.calls.length, 0);
 });
 
@@ -420,42 +446,16 @@ test('a state directory with a long path works like any other', async (t) => {
   assert.equal((await findService(directory))?.state, directory);
 });
 
-for (const subdirectory of ['', `${'long/'.repeat(60)}end`]) {
-  const which = subdirectory === '' ? '' : ' at a long path';
-
-  test(`a socket that nobody listens on is replaced${which}`, async (t) => {
-    const directory = join(await t.tempDir(), subdirectory);
-    await mkdir(directory, { recursive: true });
-    const path = controlSocketPath(directory);
-    // A process that was killed leaves its socket: bind through the same address, then close without unlinking.
-    await leaveStaleSocket(directory);
-    assert.equal((await stat(path)).isSocket(), true);
-    assert.equal(await isListening(path), false);
-    const fake = new FakeAppliance();
-    const options = { appliance: fake.asAppliance(), stateDirectory: directory, logger: pino({ level: 'silent' }) };
-    t.use(await ControlServer.listen({ ...options, onDefect: () => undefined, onStop: () => undefined }));
-    assert.equal(await isListening(path), true);
-  });
-}
-
 test('a socket that somebody listens on is left alone', async (t) => {
   const { directory, remote } = await startService(t);
   const options = {
-    appliance: new FakeAppliance().asAppliance(),
+    host: new FakeAppliance().asAppliance(),
     stateDirectory: directory,
     onDefect: () => undefined,
     onStop: () => undefined,
   };
-  await rejectsWith(ControlServer.listen({ ...options, logger: pino({ level: 'silent' }) }), 'LOCKED');
+  await rejectsWith(ApiServer.listen({ ...options, logger: pino({ level: 'silent' }) }), 'LOCKED');
   assert.deepEqual(await remote.status({}, recording()), fakeResults.status);
-});
-
-test('a file in place of the socket is left alone', async (t) => {
-  const directory = await t.tempDir();
-  await writeFile(controlSocketPath(directory), 'precious');
-  const server = createServer();
-  await rejectsWith(listenAt(server, controlSocketPath(directory)), 'IO_FAILED');
-  assert.equal((await stat(controlSocketPath(directory))).size, 8);
 });
 
 test('a closed service leaves no socket', async (t) => {
@@ -464,17 +464,3 @@ test('a closed service leaves no socket', async (t) => {
   await assert.rejects(stat(controlSocketPath(directory)), { code: 'ENOENT' });
   assert.equal(await findService(directory), undefined);
 });
-
-/** A socket file without a listener. */
-async function leaveStaleSocket(directory: string): Promise<void> {
-  const workingDirectory = process.cwd();
-  const server = createSocketServer();
-  process.chdir(directory);
-  await new Promise<void>((resolve) => server.listen('bound.sock', resolve));
-  const { renameSync } = await import('node:fs');
-  renameSync('bound.sock', 'control.sock');
-  process.chdir(workingDirectory);
-  await new Promise<void>((resolve) => {
-    server.close(() => resolve());
-  });
-}

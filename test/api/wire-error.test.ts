@@ -1,46 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
-import fc from 'fast-check';
-import { type ControlMessage, encodeMessage, MessageParser } from '../../appliance/api/control-protocol.ts';
 import { decodeError, encodeError } from '../../appliance/api/wire-error.ts';
 import { ERROR_TABLE, type ErrorCode } from '../../appliance/core/error-codes.ts';
-import { ApplianceError, hasCode } from '../../appliance/core/errors.ts';
+import { ApplianceError } from '../../appliance/core/errors.ts';
 import { suite } from '../support/suite.ts';
 
-const test = suite('control protocol');
-
-const message: fc.Arbitrary<ControlMessage> = fc.oneof(
-  fc.record({ notice: fc.string({ unit: 'grapheme' }) }),
-  fc.record({ result: fc.jsonValue() }),
-  fc.record({ started: fc.record({ id: fc.uuid() }) }),
-);
-
-test('messages arrive whole and in order, however the bytes are cut', () => {
-  fc.assert(
-    fc.property(fc.array(message), fc.array(fc.nat({ max: 40 })), (messages, cuts) => {
-      const bytes = Buffer.from(messages.map(encodeMessage).join(''));
-      const parser = new MessageParser();
-      const received: ControlMessage[] = [];
-      let at = 0;
-      for (const length of cuts) {
-        received.push(...parser.push(bytes.subarray(at, at + length)));
-        at += length;
-      }
-      received.push(...parser.push(bytes.subarray(at)));
-      assert.deepEqual(received, JSON.parse(JSON.stringify(messages)));
-    }),
-    { numRuns: 300 },
-  );
-});
-
-for (const line of ['not json', '[]', 'null', '1', '{}', '{"result":1,"error":{}}', '{"unknown":1}']) {
-  test(`the line ${line} is refused`, () => {
-    assert.throws(
-      () => new MessageParser().push(Buffer.from(`${line}\n`)),
-      (error: unknown) => hasCode(error, 'INTERNAL'),
-    );
-  });
-}
+const test = suite('errors on the wire');
 
 test('every error code survives the wire with message, hint, details and exit code', () => {
   for (const code of Object.keys(ERROR_TABLE) as ErrorCode[]) {
