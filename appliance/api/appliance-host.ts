@@ -18,6 +18,8 @@ export interface ApplianceHost extends Appliance {
   readonly eventHub: EventHub;
   /** Why it cannot do its work now, in sentences; empty when it can. */
   problems(): Promise<readonly string[]>;
+  /** Settles when every thread of it has answered; rejects when one is gone. Without it nothing can be asked. */
+  isWorking?(): Promise<void>;
 }
 
 export interface ServiceParts {

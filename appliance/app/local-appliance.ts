@@ -155,6 +155,12 @@ export class LocalAppliance implements ApplianceHost {
     }
   }
 
+  /** Settles when every thread has answered; see `CliDependencies`. @throws ApplianceError INTERNAL */
+  async isWorking(): Promise<void> {
+    const core = await this.#core;
+    await core?.repository.pool.ping();
+  }
+
   async status(): Promise<StatusReport> {
     const core = await this.#open();
     const pid = this.#options.isService ? process.pid : null;

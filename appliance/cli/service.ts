@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-import { destination, type Logger, pino, stdTimeFunctions } from 'pino';
+import { type Logger, pino, stdTimeFunctions } from 'pino';
 import type { ApplianceHost } from '../api/appliance-host.ts';
 import { connectAppliance } from '../api/connect-appliance.ts';
 import { ApiServer } from '../api/server/api-server.ts';
 import { EXIT_CODES } from '../core/error-codes.ts';
 import { ApplianceError } from '../core/errors.ts';
-import { storageError } from '../core/file-system.ts';
 import type { CliDependencies } from './dependencies.ts';
 import type { CliIo } from './io.ts';
+import { journalLines, LogFile } from './log-file.ts';
+import { raiseOpenFiles, supervise } from './supervision.ts';
 
 /** How long running operations may take to stop at a safe place, and then the appliance to close. */
 const STOP_LIMIT_MS = 60_000;
@@ -42,6 +43,7 @@ export interface ServiceOptions {
  */
 export async function runService(options: ServiceOptions): Promise<void> {
   const logger = openLog(options);
+  raiseOpenFiles(logger);
   const end = Promise.withResolvers<void>();
   // Nobody may wait for it yet, or any more.
   end.promise.catch(() => undefined);
@@ -63,6 +65,12 @@ export async function runService(options: ServiceOptions): Promise<void> {
     try {
       logger.info({ state: stateDirectory, socket: server.path }, 'serving');
       options.onReady({ pid: process.pid, state: stateDirectory, socket: server.path });
+      using _supervision = supervise({
+        env: options.io.env,
+        logger,
+        status: `serving ${stateDirectory}`,
+        isWorking: () => host.isWorking?.() ?? Promise.resolve(),
+      });
       await end.promise;
       logger.info('stopping');
     } finally {
@@ -133,10 +141,6 @@ async function within(limitMs: number, work: PromiseLike<void>, onLate: () => vo
 /** JSON lines, written before the call returns: what led to the end of a process must not be lost with it. */
 function openLog({ logFile, logLevel, io }: ServiceOptions): Logger {
   const options = { level: logLevel, base: { pid: process.pid }, timestamp: stdTimeFunctions.isoTime };
-  if (logFile === undefined) return pino(options, io.stderr);
-  try {
-    return pino(options, destination({ dest: logFile, sync: true, append: true, mode: 0o600 }));
-  } catch (error) {
-    throw storageError(error, 'open', logFile);
-  }
+  if (logFile !== undefined) return pino(options, new LogFile(logFile));
+  return pino(options, io.env['JOURNAL_STREAM'] === undefined ? io.stderr : journalLines(io.stderr));
 }

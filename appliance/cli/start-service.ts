@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readSync, renameSync, statSync } from 'node:fs';
+import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ApplianceConnection, connectService, pause } from '../api/connect-appliance.ts';
 import type { Clock } from '../core/clock.ts';
@@ -14,9 +14,6 @@ export const SERVICE_LOG = 'serve.log';
 
 /** Held by the command that starts the service, until it answers. */
 const START_LOCK = 'serve.lock';
-
-/** A longer log is put aside as `serve.log.1` at the next start. */
-const MAX_LOG_BYTES: number = 16 * 1024 * 1024;
 
 /** How long the service may take to answer: it opens the catalog, and resumes the exports of booted machines. */
 const START_LIMIT_MS = 60_000;
@@ -104,7 +101,7 @@ function launch({ stateDirectory, connect, selfCommand }: StartServiceOptions): 
   const logFd = openLog(logPath);
   try {
     const logStart = statSync(logPath).size;
-    const child = spawn(program, [...leading, 'serve', '--state', stateDirectory, ...connectArgs], {
+    const child = spawn(program, [...leading, 'serve', '--state', stateDirectory, '--log', logPath, ...connectArgs], {
       cwd: '/',
       detached: true,
       stdio: ['ignore', logFd, logFd],
@@ -170,7 +167,6 @@ function describeEnd(
 
 function openLog(path: string): number {
   try {
-    if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > MAX_LOG_BYTES) renameSync(path, `${path}.1`);
     return openSync(path, 'a', 0o600);
   } catch (error) {
     throw storageError(error, 'open', path);

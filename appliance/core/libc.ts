@@ -71,7 +71,49 @@ export function setExtendedAttribute(path: string, name: string, value: Buffer):
   if (calls.setxattr(path, name, value, value.length, 0) !== 0) throw failure('setxattr', calls.koffi.errno());
 }
 
+/**
+ * sendto(2): one datagram to a unix socket; a path that begins with `@` is of the abstract namespace. Does not wait. False when
+ * nobody takes it. (unix(7))
+ */
+export function sendToUnixSocket(path: string, message: string): boolean {
+  const name = Buffer.from(path.startsWith('@') ? `\0${path.slice(1)}` : path, 'utf8');
+  if (name.length > MAX_SOCKET_PATH_BYTES) return false;
+  const calls = systemCalls();
+  const fd = calls.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return false;
+  try {
+    const address = Buffer.concat([Buffer.from(Uint16Array.of(AF_UNIX).buffer), name]);
+    const bytes = Buffer.from(message, 'utf8');
+    return calls.sendto(fd, bytes, bytes.length, MSG_NOSIGNAL, address, address.length) === bytes.length;
+  } finally {
+    calls.close(fd);
+  }
+}
+
+/** setrlimit(2) of RLIMIT_NOFILE: as many open files as the hard limit allows. Returns the limit that is in force then. */
+export function raiseFileLimit(): number {
+  const calls = systemCalls();
+  const limits = new BigUint64Array(2);
+  const bytes = Buffer.from(limits.buffer);
+  if (calls.getrlimit(RLIMIT_NOFILE, bytes) !== 0) throw failure('getrlimit', calls.koffi.errno());
+  const [soft = 0n, hard = 0n] = limits;
+  if (soft < hard) {
+    limits[0] = hard;
+    if (calls.setrlimit(RLIMIT_NOFILE, bytes) !== 0) return Number(soft);
+  }
+  return Number(hard);
+}
+
 const MAX_ATTRIBUTE_BYTES = 4096;
+/** `sun_path` of a socket address without its last zero. */
+const MAX_SOCKET_PATH_BYTES = 107;
+/** <sys/socket.h>, <sys/resource.h> on Linux. */
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2000000;
+const MSG_NOSIGNAL = 0x4000;
+const RLIMIT_NOFILE = 7;
 
 /** flock(2), lseek(2), fallocate(2) on Linux: <sys/file.h>, <unistd.h>, <linux/falloc.h>; sched_yield(2): <sched.h>. */
 const LOCK_EX = 2;
@@ -100,6 +142,12 @@ interface SystemCalls {
   readonly sched_yield: () => number;
   readonly lseek: AsyncCall;
   readonly fallocate: AsyncCall;
+  readonly socket: (domain: number, type: number, protocol: number) => number;
+  /** Descriptor, message, its length, flags, address, its length. */
+  readonly sendto: (...parameters: [number, Buffer, number, number, Buffer, number]) => number;
+  readonly close: (fd: number) => number;
+  readonly getrlimit: (resource: number, limits: Buffer) => number;
+  readonly setrlimit: (resource: number, limits: Buffer) => number;
   readonly getxattr: (path: string, name: string, value: Buffer, size: number) => number;
   /** Path, name, value, its length, flags. */
   readonly setxattr: (...parameters: [string, string, Buffer, number, number]) => number;
@@ -121,6 +169,13 @@ function systemCalls(): SystemCalls {
       sched_yield: libc.func('int sched_yield(void)'),
       lseek: libc.func('int64_t lseek(int fd, int64_t offset, int whence)'),
       fallocate: libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
+      socket: libc.func('int socket(int domain, int type, int protocol)'),
+      sendto: libc.func(
+        'int64_t sendto(int fd, const void *message, size_t length, int flags, const void *address, uint32_t size)',
+      ),
+      close: libc.func('int close(int fd)'),
+      getrlimit: libc.func('int getrlimit(int resource, _Out_ void *limits)'),
+      setrlimit: libc.func('int setrlimit(int resource, const void *limits)'),
       getxattr: libc.func('int64_t getxattr(const char *path, const char *name, void *value, size_t size)'),
       setxattr: libc.func(
         'int setxattr(const char *path, const char *name, const void *value, size_t size, int flags)',

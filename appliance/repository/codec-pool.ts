@@ -113,7 +113,13 @@ export class CodecPool {
 
   /** Makes every thread close these packs; until then a deleted pack still takes its room. */
   async forgetPacks(packIds: readonly string[]): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
     await Promise.all(this.#members.map((member) => this.#submitTo(member, { op: 'forget', packIds }, 0)));
+  }
+
+  /** Settles when every thread has come to an end of what it was given before. @throws ApplianceError INTERNAL (one died), CLOSED */
+  ping(): Promise<void> {
+    return this.forgetPacks([]);
   }
 
   async close(): Promise<void> {
