@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Logger } from 'pino';
 import type { ApplianceHost } from './api/appliance-host.ts';
+import { auditedAppliance } from './api/audited-appliance.ts';
+import { ApplianceAudit } from './app/appliance-audit.ts';
+import { AuditOperations } from './app/audit-operations.ts';
+import { compose } from './app/compose.ts';
+import { ConfigurationOperations } from './app/configuration-operations.ts';
+import { Hypervisors } from './app/hypervisors.ts';
 import { type Initialized, initialize as initializeWith } from './app/initialize.ts';
 import { LocalAppliance } from './app/local-appliance.ts';
 import { openRepositoryStore } from './app/repository-store.ts';
@@ -62,18 +68,27 @@ export async function openAppliance(options: OpenOptions): Promise<ApplianceHost
   const masterKey = await state.loadKey();
   checkMasterKey(config, masterKey);
   const configuration = await Configuration.open(state.path);
+  const clock = systemClock;
+  const onNotice = options.onNotice ?? ((sentence: string): void => options.logger?.warn(sentence));
+  const audit = scope.use(new ApplianceAudit({ stateDirectory: state.path, configuration, clock, onNotice }));
+  const defaultUri = options.connect ?? defaultConnection();
+  const hypervisors = new Hypervisors({ configuration, defaultUri, runtimePath: state.runtimePath });
   const { onFailure } = options;
-  const foundation = { state, store, config, masterKey, configuration, clock: systemClock, onFailure };
-  const local = {
-    connect: options.connect ?? defaultConnection(),
-    isService: options.isService ?? false,
-    onNotice: options.onNotice ?? ((sentence: string): void => options.logger?.warn(sentence)),
-  };
+  const foundation = { state, store, config, masterKey, configuration, hypervisors, clock, onFailure };
   const resources = scope.move();
-  const appliance = new LocalAppliance(foundation, local, () => resources.disposeAsync());
+  const local = new LocalAppliance(
+    foundation,
+    { whole: () => appliance, isService: options.isService ?? false, onNotice },
+    () => resources.disposeAsync(),
+  );
+  const more = compose(
+    new ConfigurationOperations(configuration, hypervisors),
+    new AuditOperations(audit, clock, async () => []),
+  );
+  const appliance: ApplianceHost = auditedAppliance(compose(local, more), audit);
   if (options.isService === true) {
     try {
-      await appliance.start();
+      await local.start();
     } catch (error) {
       await appliance[Symbol.asyncDispose]();
       throw error;

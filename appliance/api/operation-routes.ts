@@ -340,6 +340,49 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     needs: 'operator',
     summary: 'Stop a run at a safe place',
   },
+  hypervisors: {
+    http: 'GET /hypervisors',
+    kind: 'read',
+    isList: true,
+    needs: 'viewer',
+    summary: 'The hypervisors that the appliance was told of',
+  },
+  hypervisorShow: { http: 'GET /hypervisors/:name', kind: 'read', needs: 'viewer', summary: 'One hypervisor' },
+  hypervisorAdd: { http: 'POST /hypervisors', kind: 'change', needs: 'admin', summary: 'Tell of a hypervisor' },
+  hypervisorUpdate: {
+    http: 'PATCH /hypervisors/:name',
+    kind: 'change',
+    needs: 'admin',
+    summary: 'Change where a hypervisor is, or how to get in',
+  },
+  hypervisorRemove: {
+    http: 'DELETE /hypervisors/:name',
+    kind: 'change',
+    needs: 'admin',
+    destroys: true,
+    summary: 'Forget a hypervisor',
+  },
+  hypervisorTest: {
+    http: 'POST /hypervisors/:name/test',
+    kind: 'change',
+    needs: 'operator',
+    summary: 'What is missing for a connection to a hypervisor',
+  },
+  settings: { http: 'GET /settings', kind: 'read', isList: true, needs: 'viewer', summary: 'What can be set' },
+  settingSet: { http: 'PUT /settings/:name', kind: 'change', needs: 'admin', summary: 'Set something' },
+  settingReset: {
+    http: 'DELETE /settings/:name',
+    kind: 'change',
+    needs: 'admin',
+    summary: 'Take the initial value again',
+  },
+  audit: { http: 'GET /audit', kind: 'read', isList: true, needs: 'admin', summary: 'Who did what, newest first' },
+  auditVerify: {
+    http: 'GET /audit/verification',
+    kind: 'read',
+    needs: 'admin',
+    summary: 'Whether the audit log is as it was written',
+  },
 };
 
 export function isOperationName(name: string): name is OperationName {

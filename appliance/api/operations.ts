@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Principal } from '../access/principal.ts';
+import type { AuditActReport, AuditParams, AuditVerdictReport } from './schemas/audit.ts';
 import type { BackupParams, BackupReport } from './schemas/backups.ts';
 import type {
   BootedMachine,
@@ -12,6 +13,14 @@ import type {
   StopReport,
 } from './schemas/booted.ts';
 import type { ExportParams, ExportReport, RestoreParams, RestoreReport, UnexportParams } from './schemas/exports.ts';
+import type {
+  HypervisorAddParams,
+  HypervisorParams,
+  HypervisorRemoveParams,
+  HypervisorReport,
+  HypervisorTestReport,
+  HypervisorUpdateParams,
+} from './schemas/hypervisors.ts';
 import type {
   BookmarkParams,
   BookmarkReport,
@@ -55,6 +64,7 @@ import type {
   RetentionReport,
 } from './schemas/retention.ts';
 import type { RunParams, RunReport, RunSummary, RunsParams } from './schemas/runs.ts';
+import type { SettingParams, SettingReport, SettingSetParams } from './schemas/settings.ts';
 import type {
   FailbackParams,
   FailbackReport,
@@ -121,6 +131,10 @@ export interface Progress {
 export interface OperationContext {
   /** On whose behalf it is done. */
   readonly principal: Principal;
+  /** As in the service's log. */
+  readonly requestId?: string;
+  /** Where the request came from; left out for this host. */
+  readonly address?: string;
   /** Once aborted, no further write starts; the operation settles with ABORTED when nothing of it runs any more. */
   readonly signal: AbortSignal;
   readonly onProgress: (progress: Progress) => void;
@@ -188,6 +202,20 @@ export interface Appliance extends AsyncDisposable {
   runShow(params: RunParams, context: OperationContext): Promise<RunReport>;
   /** Asks a run to stop at a safe place, and waits a while for its end. */
   runCancel(params: RunParams, context: OperationContext): Promise<RunReport>;
+  hypervisors(params: Nothing, context: OperationContext): Promise<readonly HypervisorReport[]>;
+  hypervisorShow(params: HypervisorParams, context: OperationContext): Promise<HypervisorReport>;
+  hypervisorAdd(params: HypervisorAddParams, context: OperationContext): Promise<HypervisorReport>;
+  hypervisorUpdate(params: HypervisorUpdateParams, context: OperationContext): Promise<HypervisorReport>;
+  hypervisorRemove(params: HypervisorRemoveParams, context: OperationContext): Promise<HypervisorReport>;
+  /** Says what is missing for a connection. */
+  hypervisorTest(params: HypervisorParams, context: OperationContext): Promise<HypervisorTestReport>;
+  settings(params: Nothing, context: OperationContext): Promise<readonly SettingReport[]>;
+  settingSet(params: SettingSetParams, context: OperationContext): Promise<SettingReport>;
+  /** The initial value again. */
+  settingReset(params: SettingParams, context: OperationContext): Promise<SettingReport>;
+  /** Who did what, newest first. */
+  audit(params: AuditParams, context: OperationContext): Promise<readonly AuditActReport[]>;
+  auditVerify(params: Nothing, context: OperationContext): Promise<AuditVerdictReport>;
 }
 
 export type OperationName = Exclude<keyof Appliance, typeof Symbol.asyncDispose>;

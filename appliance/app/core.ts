@@ -9,7 +9,6 @@ import type { Clock } from '../core/clock.ts';
 import type { ApplianceError } from '../core/errors.ts';
 import { storageError } from '../core/file-system.ts';
 import type { MachineId } from '../core/ids.ts';
-import { LibvirtConnection } from '../hypervisor/libvirt/connection.ts';
 import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
 import { ContinuousService } from '../protect/continuous/continuous-service.ts';
@@ -21,6 +20,7 @@ import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Journal } from '../volume/journal.ts';
+import type { Hypervisors } from './hypervisors.ts';
 import { keepTime } from './lived-time.ts';
 import { PASS_THROUGH_MODE } from './runtime-directory.ts';
 import { RuntimeLease } from './runtime-lease.ts';
@@ -39,6 +39,7 @@ export interface Foundation {
   readonly clock: Clock;
   /** What the operator decided; needs neither catalog nor repository. */
   readonly configuration: Configuration;
+  readonly hypervisors: Hypervisors;
   /** Called when the process cannot work any more and has to be started anew; see `RepositoryParts.onFailure`. */
   readonly onFailure?: ((error: ApplianceError) => void) | undefined;
 }
@@ -90,7 +91,7 @@ export async function startCore(
   await using scope = new AsyncDisposableStack();
   for (const part of [catalog, repository]) scope.use(part);
   scope.use(await keepTime(repository, onNotice));
-  const connections = scope.use(new ConnectionCache());
+  const connections = scope.use(new ConnectionCache((uri) => foundation.hypervisors.open(uri)));
   const { path: runtimeDirectory } = scope.use(await RuntimeLease.take(state));
   const scratchDirectory = await prepareDirectory(join(state.path, 'scratch'), PASS_THROUGH_MODE);
   const nbd = scope.use(await NbdServer.listen({ listen: { kind: 'unix', path: join(runtimeDirectory, 'nbd.sock') } }));
@@ -127,7 +128,7 @@ export async function startCore(
       clock,
       runtimeDirectory,
       stateDirectory: state.path,
-      connectLibvirt: (uri) => LibvirtConnection.open(uri),
+      connectLibvirt: (uri) => foundation.hypervisors.open(uri),
       freezeMarker: (guest) => protect.freezeMarker(guest),
       onNotice,
     }),

@@ -58,12 +58,11 @@ import type {
   RetentionReport,
 } from '../api/schemas/retention.ts';
 import type { CapacityReport } from '../api/schemas/upkeep.ts';
-import { describeStaleBitmaps, findStaleBitmaps } from '../cbt/stale-bitmaps.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts';
-import { findDomain } from '../protect/protect-service.ts';
 import { parseSelector } from '../protect/selector.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
+import type { AuditOperations } from './audit-operations.ts';
+import type { ConfigurationOperations } from './configuration-operations.ts';
 import { type Core, type Foundation, openStorage, startCore } from './core.ts';
 import { holdPoint, lockPoint, releasePoint } from './guarded-points.ts';
 import { Upkeep } from './housekeeping/upkeep.ts';
@@ -74,6 +73,7 @@ import {
   withTime,
   writesReport,
 } from './journal-operations.ts';
+import { listMachines, showMachine } from './machine-list.ts';
 import { repositoryStatus } from './maintenance.ts';
 import { migrateRequest } from './migrate-request.ts';
 import { listPoints, pointDetails } from './point-list.ts';
@@ -87,7 +87,7 @@ import {
   unprotectMachine,
 } from './protection.ts';
 import { rebuildStorage, refuseInUse } from './rebuild-storage.ts';
-import { backupReport, machineDetails, machineSummary } from './reports.ts';
+import { backupReport } from './reports.ts';
 import { isRepository } from './repository-store.ts';
 import { retentionApply, retentionPreview } from './retention.ts';
 import { rewindMachine } from './rewind-machine.ts';
@@ -97,18 +97,21 @@ import { SpaceReserve } from './space-reserve.ts';
 import { type StandbyOperations, standbyOperations } from './standby-operations.ts';
 
 export interface LocalOptions {
-  /** The libvirt URI to use where an operation names none. */
-  readonly connect: string;
+  /** All of the appliance, of which this is a part: what runs go through. */
+  readonly whole: () => Appliance;
   /** True for the process that keeps machines running: it serves the disks of booted machines from the start. */
   readonly isService: boolean;
   readonly onNotice: (sentence: string) => void;
 }
 
+/** All but what `ConfigurationOperations` and `AuditOperations` do. */
+type LocalOperations = Omit<ApplianceHost, keyof ConfigurationOperations | keyof AuditOperations>;
+
 /**
  * The appliance in this process. Catalog, repository and services are opened with the first operation that needs them,
  * so that `catalog rebuild` works on a catalog that cannot be opened.
  */
-export class LocalAppliance implements ApplianceHost {
+export class LocalAppliance implements LocalOperations {
   readonly runService: RunService;
   readonly eventHub: EventHub;
   readonly #foundation: Foundation;
@@ -126,7 +129,7 @@ export class LocalAppliance implements ApplianceHost {
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
     this.#upkeep = new Upkeep(foundation, options.onNotice);
-    const parts = serviceParts(() => this, {
+    const parts = serviceParts(options.whole, {
       records: runRecords(async () => (await this.#open()).catalog),
       onNotice: options.onNotice,
       onDefect: (violation) =>
@@ -171,22 +174,15 @@ export class LocalAppliance implements ApplianceHost {
     return this.#upkeep.capacity(await this.#open());
   }
 
-  async machineList(params: ConnectParams): Promise<readonly MachineSummary[]> {
+  async machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]> {
     const core = await this.#open();
-    const points = await core.catalog.points();
-    const machines = await readMachines(await core.connections.get(this.#uri(params)));
-    return machines.map((machine) => machineSummary(machine, points));
+    return listMachines(core, this.#foundation.hypervisors.meant(params.connect), context);
   }
 
   async machineShow(params: ConnectParams & { readonly name: string }): Promise<MachineDetails> {
     const core = await this.#open();
-    const connection = await core.connections.get(this.#uri(params));
-    const domain = await findDomain(connection, params.name);
-    const machine = await readMachine(connection, domain);
-    const { id: repositoryId } = this.#foundation.config;
-    const stale = await findStaleBitmaps({ connection, machine, repositoryId });
-    const details = machineDetails(machine, await core.catalog.points());
-    return { ...details, notes: [...details.notes, ...describeStaleBitmaps(stale)] };
+    const uri = await this.#uriWith(core, params.name, params);
+    return showMachine(core, params.name, { uri, name: this.#foundation.hypervisors.labelOf(uri) });
   }
 
   async backup(params: BackupParams, context: OperationContext): Promise<BackupReport> {
@@ -195,13 +191,14 @@ export class LocalAppliance implements ApplianceHost {
       throw new ApplianceError('NO_SPACE', `there is too little room in ${this.#foundation.state.path} for a backup`);
     }
     await core.standbys.checkBackup(params.target);
-    const folded = this.#options.isService ? await foldNow(core, params.target, this.#uri(params)) : undefined;
+    const connectUri = await this.#uriWith(core, params.target, params);
+    const folded = this.#options.isService ? await foldNow(core, params.target, connectUri) : undefined;
     if (folded !== undefined) return backupReport(folded, []);
     const { point, notices } = await core.protect.backup(
       {
         target: params.target,
         name: params.name,
-        connectUri: this.#uri(params),
+        connectUri,
         isFullScanRequested: params.fullScan ?? false,
       },
       {
@@ -218,7 +215,10 @@ export class LocalAppliance implements ApplianceHost {
   async protect(params: ProtectParams): Promise<ProtectionReport> {
     const core = await this.#open();
     this.#checkIsService();
-    return protectMachine(core, this.#foundation.clock, { ...params, connect: this.#uri(params) });
+    return protectMachine(core, this.#foundation.clock, {
+      ...params,
+      connect: await this.#uriWith(core, params.target, params),
+    });
   }
 
   async unprotect({ name }: { readonly name: string }): Promise<UnprotectReport> {
@@ -289,7 +289,7 @@ export class LocalAppliance implements ApplianceHost {
 
   readonly #standby: StandbyOperations = standbyOperations(
     () => this.#open(),
-    (params) => this.#uri(params),
+    () => this.#foundation.hypervisors,
   );
   readonly standbyCreate: Appliance['standbyCreate'] = this.#standby.standbyCreate;
   readonly standbyList: Appliance['standbyList'] = this.#standby.standbyList;
@@ -472,6 +472,11 @@ export class LocalAppliance implements ApplianceHost {
   }
 
   #uri(params: { readonly connect?: string | undefined }): string {
-    return params.connect ?? this.#options.connect;
+    return this.#foundation.hypervisors.uri(params.connect);
+  }
+
+  /** Of the hypervisor that has the machine. */
+  #uriWith(core: Core, machine: string, { connect }: ConnectParams): Promise<string> {
+    return this.#foundation.hypervisors.uriWith(machine, connect, (uri) => core.connections.get(uri));
   }
 }

@@ -9,11 +9,12 @@ import type { PointGuard } from '../repository/point-guard.ts';
 
 /** Pure translations of what the services know into what the operations answer. */
 
-export function machineSummary(machine: Machine, points: readonly RecoveryPoint[]): MachineSummary {
+export function machineSummary(machine: Machine, points: readonly RecoveryPoint[], hypervisor: string): MachineSummary {
   const own = pointsOfMachine(points, machine.id);
   return {
     id: machine.id,
     name: machine.name,
+    hypervisor,
     state: machine.state,
     disks: machine.disks.map(
       (disk): MachineDisk => ({
@@ -31,14 +32,14 @@ export function machineSummary(machine: Machine, points: readonly RecoveryPoint[
   };
 }
 
-export function machineDetails(machine: Machine, points: readonly RecoveryPoint[]): MachineDetails {
+export function machineDetails(machine: Machine, points: readonly RecoveryPoint[], hypervisor: string): MachineDetails {
   const notes = machine.unprotectedDevices.map(({ device, reason }) => `${device}: ${reason}`);
   if (machine.tpm !== null) notes.push(`TPM (${machine.tpm.backend}): its state is in no recovery point`);
   if (machine.firmware.kind === 'uefi' && machine.firmware.nvramPath === null) {
     notes.push('UEFI firmware without a variable store yet: there is none to save');
   }
   return {
-    ...machineSummary(machine, points),
+    ...machineSummary(machine, points, hypervisor),
     firmware: machine.firmware.kind,
     hasAgent: machine.hasAgentChannel,
     notes,

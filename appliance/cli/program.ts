@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander';
 import { programVersion } from '../api/program-version.ts';
+import { addAudit } from './commands/audit.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBoot } from './commands/boot.ts';
 import { addCheck } from './commands/check.ts';
 import { addDelete } from './commands/delete.ts';
 import { addExport } from './commands/export.ts';
 import { addGuards } from './commands/guards.ts';
+import { addHypervisor } from './commands/hypervisor.ts';
 import { addInit } from './commands/init.ts';
 import { addJournal } from './commands/journal.ts';
 import { addMachine } from './commands/machine.ts';
@@ -17,6 +19,7 @@ import { addRestore } from './commands/restore.ts';
 import { addRetention } from './commands/retention.ts';
 import { addRuns } from './commands/runs.ts';
 import { addServe } from './commands/serve.ts';
+import { addSettings } from './commands/settings.ts';
 import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
 import { formatExamples } from './examples.ts';
@@ -52,6 +55,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
     .addHelpText('after', `\n${overview(stateDirectory(undefined, io))}`);
   program.commandsGroup('Protect:');
   addInit(program, cli);
+  addHypervisor(program, cli);
   addMachine(program, cli);
   addBackup(program, cli);
   addProtect(program, cli);
@@ -72,6 +76,8 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   addGuards(program, cli);
   addRuns(program, cli);
   addServe(program, cli);
+  addSettings(program, cli);
+  addAudit(program, cli);
   return program;
 }
 

@@ -2,6 +2,7 @@
 import { type ApplianceHost, serviceParts } from '../../appliance/api/appliance-host.ts';
 import type { Appliance, OperationContext, OperationName } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
+import { fakeConfiguration } from './fake-configuration.ts';
 import { fakeResults } from './fake-results.ts';
 import { fakeRetentionResults } from './fake-retention.ts';
 import { fakeStandbyResults } from './fake-standby.ts';
@@ -105,6 +106,17 @@ export class FakeAppliance implements AsyncDisposable {
       runShow: ({ id }) => runService.show(id),
       runCancel: ({ id }, { principal }) => runService.cancel(id, principal),
       gc: answer('gc', () => fakeResults.gc),
+      hypervisors: answer('hypervisors', () => [fakeConfiguration.hypervisor]),
+      hypervisorShow: answer('hypervisorShow', () => fakeConfiguration.hypervisor),
+      hypervisorAdd: answer('hypervisorAdd', () => fakeConfiguration.hypervisor),
+      hypervisorUpdate: answer('hypervisorUpdate', () => fakeConfiguration.hypervisor),
+      hypervisorRemove: answer('hypervisorRemove', () => fakeConfiguration.hypervisor),
+      hypervisorTest: answer('hypervisorTest', () => fakeConfiguration.hypervisorTest),
+      settings: answer('settings', () => [fakeConfiguration.setting]),
+      settingSet: answer('settingSet', () => fakeConfiguration.setting),
+      settingReset: answer('settingReset', () => fakeConfiguration.setting),
+      audit: answer('audit', () => [fakeConfiguration.act]),
+      auditVerify: answer('auditVerify', () => fakeConfiguration.verdict),
       [Symbol.asyncDispose]: async () => {
         await this.onDispose();
         this.isDisposed = true;

@@ -39,6 +39,7 @@ const stats = {
 const machineSummary: MachineSummary = {
   id: MACHINE_ID,
   name: 'web',
+  hypervisor: 'qemu:///system',
   state: 'running',
   points: 3,
   newestPoint: '2026-11-21T14:04:05.000Z',

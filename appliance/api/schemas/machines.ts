@@ -29,6 +29,7 @@ const machineDisk = report(
 const machineMembers = {
   id: text(),
   name: text(),
+  hypervisor: text('The name of the one that it is on, or its URI.'),
   state: text(),
   disks: list(machineDisk),
   points: count('Recovery points that exist.'),

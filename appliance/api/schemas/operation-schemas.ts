@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { OperationName, OperationParams, OperationResult } from '../operations.ts';
+import { auditParams, auditResult, auditVerifyResult } from './audit.ts';
 import { backupParams, backupResult } from './backups.ts';
 import {
   bootedResult,
@@ -12,6 +13,15 @@ import {
   stopResult,
 } from './booted.ts';
 import { exportParams, exportResult, exportsResult, restoreParams, restoreResult, unexportParams } from './exports.ts';
+import {
+  hypervisorAddParams,
+  hypervisorListResult,
+  hypervisorParams,
+  hypervisorRemoveParams,
+  hypervisorReport,
+  hypervisorTestReport,
+  hypervisorUpdateParams,
+} from './hypervisors.ts';
 import {
   bookmarkParams,
   bookmarkResult,
@@ -49,6 +59,7 @@ import {
   retentionPreviewResult,
 } from './retention.ts';
 import { runParams, runReport, runsParams, runsResult } from './runs.ts';
+import { settingParams, settingReport, settingSetParams, settingsResult } from './settings.ts';
 import {
   failbackParams,
   failbackResult,
@@ -126,6 +137,17 @@ export const OPERATION_SCHEMAS = {
   runs: { params: runsParams, result: runsResult },
   runShow: { params: runParams, result: runReport },
   runCancel: { params: runParams, result: runReport },
+  hypervisors: { params: noParams, result: hypervisorListResult },
+  hypervisorShow: { params: hypervisorParams, result: hypervisorReport },
+  hypervisorAdd: { params: hypervisorAddParams, result: hypervisorReport },
+  hypervisorUpdate: { params: hypervisorUpdateParams, result: hypervisorReport },
+  hypervisorRemove: { params: hypervisorRemoveParams, result: hypervisorReport },
+  hypervisorTest: { params: hypervisorParams, result: hypervisorTestReport },
+  settings: { params: noParams, result: settingsResult },
+  settingSet: { params: settingSetParams, result: settingReport },
+  settingReset: { params: settingParams, result: settingReport },
+  audit: { params: auditParams, result: auditResult },
+  auditVerify: { params: noParams, result: auditVerifyResult },
 } as const satisfies { readonly [Name in OperationName]: OperationSchemas };
 
 type Table = typeof OPERATION_SCHEMAS;

@@ -4,6 +4,11 @@ import { LibvirtConnection } from './connection.ts';
 /** One connection per URI and lane, opened when it is first needed and again after it was lost. */
 export class ConnectionCache implements AsyncDisposable {
   readonly #open = new Map<string, Promise<LibvirtConnection>>();
+  readonly #connect: (uri: string) => Promise<LibvirtConnection>;
+
+  constructor(connect: (uri: string) => Promise<LibvirtConnection> = (uri) => LibvirtConnection.open(uri)) {
+    this.#connect = connect;
+  }
 
   /**
    * The calls of one connection wait for one another; what must not wait takes another lane, a small number. Throws what
@@ -18,7 +23,7 @@ export class ConnectionCache implements AsyncDisposable {
       if (this.#open.get(key) === known) this.#open.delete(key);
       return this.get(uri, lane);
     }
-    const opening = LibvirtConnection.open(uri);
+    const opening = this.#connect(uri);
     this.#open.set(key, opening);
     return opening;
   }
