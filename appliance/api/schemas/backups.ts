@@ -7,7 +7,7 @@ import { amount, count, flag, list, maybe, params, report, text, time, word } fr
 /** Taking a recovery point. */
 
 export const backupParams = params({
-  target: word("A machine's name or UUID, or an NBD URI."),
+  target: word("A machine's name or UUID, or an NBD URI.", 'web'),
   name: maybe(word('The name under which an NBD source is kept; default: its export name or host.')),
   fullScan: maybe(flag('Compare everything, whatever the tracker says.')),
   ...connectMembers,

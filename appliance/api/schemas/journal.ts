@@ -19,7 +19,7 @@ import {
 
 /** What can be asked about the journals of machines under continuous protection. Times of moments have microseconds. */
 
-const machine = word("A machine's name or id.");
+const machine = word("A machine's name or id.", 'web');
 
 /** A moment without the bookmark that may name it. */
 const markMembers = {

@@ -4,13 +4,13 @@ import { count, flag, list, maybe, oneOf, orNull, params, report, text, time, wo
 
 /** Machines, as their hypervisor reports them. */
 
-const connect = maybe(word("A libvirt URI; the state's default when left out."));
+const connect = maybe(word("A libvirt URI; the state's default when left out.", 'qemu:///system'));
 
 export const connectMembers = { connect } as const;
 
 export const machineListParams = params(connectMembers);
 
-export const machineShowParams = params({ name: word("The machine's name or UUID."), connect });
+export const machineShowParams = params({ name: word("The machine's name or UUID.", 'web'), connect });
 
 const machineDisk = report(
   'MachineDisk',

@@ -7,10 +7,10 @@ import { amount, count, flag, list, maybe, orNull, params, report, text, time, w
 
 /** Recovery points: which there are, and deleting them. */
 
-export const pointsParams = params({ machine: maybe(word("A machine's name or id.")) });
+export const pointsParams = params({ machine: maybe(word("A machine's name or id.", 'web')) });
 
 export const pointMembers = {
-  point: word('A recovery point or a moment of a journal; docs/cli.md, "How a state is named".'),
+  point: word('A recovery point or a moment of a journal; docs/cli.md, "How a state is named".', 'web@latest'),
 } as const;
 
 export const pointParams = params(pointMembers);

@@ -5,10 +5,10 @@ import { amount, count, list, maybe, oneOf, orNull, params, part, report, text, 
 
 /** Continuous protection. */
 
-const name = word("The machine's name or UUID.");
+const name = word("The machine's name or UUID.", 'web');
 
 export const protectParams = params({
-  target: word("A machine's name or UUID."),
+  target: word("A machine's name or UUID.", 'web'),
   interval: maybe(word('A state each so often (`5s`, `1m`, at least `1s`); every write when left out.')),
   durability: maybe(
     oneOf(

@@ -5,7 +5,7 @@ import { count, flag, list, maybe, number, orNull, params, part, report, text, t
 
 /** What can be asked about how long recovery points stay. */
 
-const point = word('A recovery point; a moment of a journal cannot be held or locked.');
+const point = word('A recovery point; a moment of a journal cannot be held or locked.', '3f2a91c04b7d8e11');
 
 export const guardReport = report(
   'GuardReport',

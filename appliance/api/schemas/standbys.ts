@@ -22,7 +22,7 @@ import {
 
 /** What can be asked about spares that take over from machines; the types of the answers are `recover`'s own. */
 
-const name = word("The machine, by name or UUID, or the spare's name.");
+const name = word("The machine, by name or UUID, or the spare's name.", 'web');
 const answeredBy = oneOf(['agent', 'disk-writes']);
 
 export const standbyParams = params({ name });

@@ -17,9 +17,10 @@ export function params<Members extends TProperties>(members: Members, descriptio
   return Type.Object(members, { additionalProperties: false, ...describe(description) });
 }
 
-/** A string that is not empty. */
-export function word(description?: string): TString {
-  return Type.String({ minLength: 1, maxLength: MAX_PARAMETER_CHARACTERS, ...describe(description) });
+/** A string that is not empty. The example is one that most appliances would take. */
+export function word(description?: string, example?: string): TString {
+  const examples = example === undefined ? {} : { examples: [example] };
+  return Type.String({ minLength: 1, maxLength: MAX_PARAMETER_CHARACTERS, ...describe(description), ...examples });
 }
 
 /** A whole number within bounds. */
