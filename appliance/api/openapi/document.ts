@@ -4,7 +4,6 @@ import { isOperationName, OPERATION_ROUTES } from '../operation-routes.ts';
 import { problem } from '../schemas/problem.ts';
 import { extraPath } from './extra-paths.ts';
 import { EXTRA_ROUTES } from './extra-routes.ts';
-import type { PageLimits } from './list-parameters.ts';
 import { type DocumentedRoute, operationPath } from './operation-paths.ts';
 import { type JsonObject, SchemaComponents } from './schema-components.ts';
 import { TAGS } from './tags.ts';
@@ -15,22 +14,19 @@ const INTERFACE_VERSION = '1.0.0';
 const DESCRIPTION = `Everything that the appliance does. Sizes are in bytes, times are ISO 8601 in UTC, durations are in milliseconds.
 What takes its time is a run. Errors are problem details with a code. How it is used: docs/api.md.`;
 
-export interface DocumentOptions {
-  readonly pages: PageLimits;
-  /** Name of the cookie of a session. */
-  readonly sessionCookie: string;
-}
+/** Name of the cookie of a session; browsers take one of such a name from nobody but us, over HTTPS. */
+export const SESSION_COOKIE = '__Host-session';
 
 /**
  * The HTTP interface as OpenAPI 3.1, made from the table of operations, their schemas, and the table of the other routes.
  * The same at every call.
  */
-export function openApiDocument({ pages, sessionCookie }: DocumentOptions): JsonObject {
+export function openApiDocument(): JsonObject {
   const components = new SchemaComponents();
   const routes = [
     ...Object.keys(OPERATION_ROUTES)
       .filter(isOperationName)
-      .map((name) => operationPath(name, components, pages)),
+      .map((name) => operationPath(name, components)),
     ...EXTRA_ROUTES.map((route) => extraPath(route, components)),
   ];
   const responses = problemResponses(components.use(problem));
@@ -56,7 +52,7 @@ export function openApiDocument({ pages, sessionCookie }: DocumentOptions): Json
       },
       securitySchemes: {
         token: { type: 'http', scheme: 'bearer', description: 'A token, or a session of the command line.' },
-        session: { type: 'apiKey', in: 'cookie', name: sessionCookie, description: 'The session of a browser.' },
+        session: { type: 'apiKey', in: 'cookie', name: SESSION_COOKIE, description: 'The session of a browser.' },
       },
     },
   };
@@ -95,14 +91,35 @@ function problemResponses(schema: JsonObject): JsonObject {
   };
 }
 
+/**
+ * Routes by path. Two paths that differ in the names of their parameters alone are one (OpenAPI 3.1, section 4.8.8): the first
+ * names them.
+ */
 function pathsOf(routes: readonly DocumentedRoute[]): JsonObject {
   const paths: Record<string, JsonObject> = {};
+  const templates = new Map<string, string>();
   for (const { template, method, operation } of routes) {
-    const path = paths[template] ?? {};
+    const shape = template.replace(NAME, '{}');
+    const first = templates.get(shape) ?? template;
+    templates.set(shape, first);
+    const path = paths[first] ?? {};
     invariant(!Object.hasOwn(path, method), `${method} ${template} is there once`);
-    paths[template] = { ...path, [method]: operation };
+    paths[first] = { ...path, [method]: first === template ? operation : renamed(operation, template, first) };
   }
   return paths;
+}
+
+const NAME = /\{([A-Za-z]+)\}/g;
+
+/** The operation at a path whose parameters have other names, in the same places. */
+function renamed(operation: JsonObject, from: string, to: string): JsonObject {
+  const after = [...to.matchAll(NAME)].map(([, name = '']) => name);
+  const names = new Map([...from.matchAll(NAME)].map(([, name = ''], index) => [name, after[index] ?? '']));
+  const parameters = operation['parameters'] as readonly (JsonObject & { readonly name: string })[];
+  return {
+    ...operation,
+    parameters: parameters.map((one) => (one['in'] === 'path' ? { ...one, name: names.get(one.name) ?? '' } : one)),
+  };
 }
 
 function tagsOf(routes: readonly DocumentedRoute[]): JsonObject[] {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { API_ROOT } from '../operation-routes.ts';
-import { type DocumentOptions, openApiDocument } from './document.ts';
+import { openApiDocument } from './document.ts';
 
 export const OPENAPI_PATH: string = `${API_ROOT}/openapi.json`;
 
@@ -27,18 +27,28 @@ const PAGE_POLICY = [
 const LOGO = `<svg xmlns="http://www.w3.org/2000/svg" width="180" height="40"><text x="0" y="28" fill="#fff"
  font-family="sans-serif" font-size="24">Understudy</text></svg>`;
 
-/** The document, and a page that shows it and can try it out. Both without anything from elsewhere. */
-export async function addDocumentation(app: FastifyInstance, options: DocumentOptions): Promise<void> {
-  const { default: swagger } = await import('@fastify/swagger');
-  const { default: swaggerUi } = await import('@fastify/swagger-ui');
-  const document = openApiDocument(options);
-  const body = JSON.stringify(document);
-  const etag = `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
+/** The document; it is made when it is first asked for. */
+export function addOpenApiDocument(app: FastifyInstance): void {
+  let made: { readonly body: string; readonly etag: string } | undefined;
   app.get(OPENAPI_PATH, { config: { needs: 'public' } }, (request, reply) => {
+    made ??= encodeDocument();
+    const { body, etag } = made;
     reply.header('etag', etag);
     if (request.headers['if-none-match'] === etag) return reply.code(304).send();
     return reply.type('application/json; charset=utf-8').send(body);
   });
+}
+
+function encodeDocument(): { readonly body: string; readonly etag: string } {
+  const body = JSON.stringify(openApiDocument());
+  return { body, etag: `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"` };
+}
+
+/** A page that shows the document and can try it out, without anything from elsewhere. For browsers. */
+export async function addDocumentationPage(app: FastifyInstance): Promise<void> {
+  const { default: swagger } = await import('@fastify/swagger');
+  const { default: swaggerUi } = await import('@fastify/swagger-ui');
+  const document = openApiDocument();
   await app.register(swagger, { mode: 'static', specification: { document: document as never } });
   await app.register(swaggerUi, {
     routePrefix: DOCS_PATH,

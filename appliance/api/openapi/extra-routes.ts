@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Role } from '../../access/principal.ts';
+import { EVENT_TYPES } from '../events/event-types.ts';
 import { API_ROOT } from '../operation-routes.ts';
-import { type TSchema, Type } from '../schemas/type.ts';
+import { type MustBeTrue, type Same, type Static, type TSchema, Type } from '../schemas/type.ts';
 import { list, maybe, oneOf, params, report, text, time, word } from '../schemas/vocabulary.ts';
+import type { ServiceHealth } from '../service-health.ts';
 import type { Members } from './parameters.ts';
 import type { JsonObject } from './schema-components.ts';
 
@@ -47,6 +49,8 @@ const serviceHealth = report('ServiceHealth', {
   running: list(text(), 'Operations that run now, by name.'),
 });
 
+export type ServiceProof = MustBeTrue<Same<Static<typeof serviceHealth>, ServiceHealth>>;
+
 const readiness = report('Readiness', {
   status: oneOf(['ready', 'not ready']),
   problems: maybe(list(text(), 'Why it is not ready; for those who are known.')),
@@ -90,7 +94,9 @@ export const EXTRA_ROUTES: readonly ExtraRoute[] = [
       'Server-sent events. A `run` holds the summary of a run, with its progress; the other types say that something of the kind ' +
       'has changed. Each has an id; a client that comes back with the last one gets those it missed, or a `reset` when they are ' +
       'not known any more: then it has to ask for everything again. A `restorer` hears of the machines that were named for it.',
-    params: params({ type: maybe(word('Only events of these types, with commas between.')) }),
+    params: params({
+      type: maybe(word(`Only events of these types, with commas between: ${EVENT_TYPES.join(', ')}.`)),
+    }),
     headers: [lastEventId],
     replies: { 200: { description: 'Until one side ends it.', type: EVENTS, schema: Type.String() } },
   },

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import type { TSchema } from '../schemas/type.ts';
+import { DEFAULT_PAGE_ITEMS, MAX_PAGE_ITEMS } from '../server/page.ts';
 import type { Json, JsonObject } from './schema-components.ts';
 
 /** Members of a list's items by which it can be sorted and chosen: those with one value. */
@@ -24,19 +26,18 @@ function scalarOf(schema: Readonly<Record<string, unknown>>): JsonObject | undef
     : undefined;
 }
 
-export interface PageLimits {
-  readonly maximum: number;
-  readonly byDefault: number;
-}
-
 /** The query of a list, besides the operation's own parameters. */
-export function listParameters(items: TSchema, taken: readonly string[], limits: PageLimits): readonly JsonObject[] {
+export function listParameters(items: TSchema, taken: readonly string[]): readonly JsonObject[] {
   const members = scalarMembers(items);
   const orders = members.flatMap(({ name }) => [name, `-${name}`]);
-  const { maximum, byDefault } = limits;
   const filters = members.filter(({ name }) => !taken.includes(name));
   return [
-    query('limit', `Items of a page.`, { type: 'integer', minimum: 1, maximum, default: byDefault }),
+    query('limit', `Items of a page.`, {
+      type: 'integer',
+      minimum: 1,
+      maximum: MAX_PAGE_ITEMS,
+      default: DEFAULT_PAGE_ITEMS,
+    }),
     query('after', 'Where the page begins: the `next` of the page before.', { type: 'string', minLength: 1 }),
     query('sort', "A member of the items, `-` before it for the other direction; otherwise the list's own order.", {
       enum: orders,

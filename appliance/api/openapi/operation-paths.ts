@@ -4,7 +4,7 @@ import type { OperationName } from '../operations.ts';
 import { OPERATION_SCHEMAS, paramsSchemaOf } from '../schemas/operation-schemas.ts';
 import { runReport } from '../schemas/runs.ts';
 import type { TSchema } from '../schemas/type.ts';
-import { listParameters, type PageLimits } from './list-parameters.ts';
+import { listParameters } from './list-parameters.ts';
 import { pathTemplate, placeParameters } from './parameters.ts';
 import type { Json, JsonObject, SchemaComponents } from './schema-components.ts';
 
@@ -20,7 +20,7 @@ export interface DocumentedRoute {
 export const JSON_TYPE = 'application/json';
 
 /** An operation of the table, as the document describes it. */
-export function operationPath(name: OperationName, components: SchemaComponents, limits: PageLimits): DocumentedRoute {
+export function operationPath(name: OperationName, components: SchemaComponents): DocumentedRoute {
   const route: OperationRoute = OPERATION_ROUTES[name];
   const [method = '', path = ''] = route.http.split(' ');
   const { template, names } = pathTemplate(`${API_ROOT}${path}`);
@@ -34,7 +34,7 @@ export function operationPath(name: OperationName, components: SchemaComponents,
     description: describe(route),
     parameters: [
       ...parameters,
-      ...(route.isList === true ? listParameters(itemsOf(name), Object.keys(members.properties), limits) : []),
+      ...(route.isList === true ? listParameters(itemsOf(name), Object.keys(members.properties)) : []),
       { $ref: `#/components/parameters/${route.kind === 'read' ? 'IfNoneMatch' : 'IdempotencyKey'}` },
     ],
     ...(requestBody === undefined ? {} : { requestBody }),

@@ -6,6 +6,7 @@ import type { Role } from '../../access/principal.ts';
 import type { ErrorCode } from '../../core/error-codes.ts';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import { InvariantViolation, invariant } from '../../core/invariant.ts';
+import { addDocumentationPage, addOpenApiDocument, DOCS_PATH } from '../openapi/documentation-routes.ts';
 import { MAX_PARAMETER_CHARACTERS } from '../schemas/vocabulary.ts';
 import type { AccessControl, ApiContext, ApiExtension, Need } from './api-context.ts';
 import { addOperations } from './operation-handler.ts';
@@ -33,7 +34,7 @@ export interface ApiAppOptions {
 
 /** The whole HTTP interface, for one listener. */
 export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstance> {
-  const { context, access, streams, extensions, createServer } = options;
+  const { context, access, streams, isLocal, extensions, createServer } = options;
   const app: FastifyInstance = fastify({
     bodyLimit: MAX_REQUEST_BYTES,
     routerOptions: { maxParamLength: MAX_PARAMETER_CHARACTERS },
@@ -49,12 +50,17 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
   addOperations(app, context, access);
   addServiceRoutes(app, context);
   streams.add(app);
+  addOpenApiDocument(app);
+  if (!isLocal) await addDocumentationPage(app);
   for (const extension of extensions) await extension(app, context);
   return app;
 }
 
 function addHooks(app: FastifyInstance, access: AccessControl): void {
-  app.addHook('onRoute', ({ config, method, url }) => {
+  app.addHook('onRoute', (route) => {
+    // The page's routes come from a package, and hold nothing that is not in it.
+    if (route.url.startsWith(DOCS_PATH)) route.config = { ...route.config, needs: 'public' };
+    const { config, method, url } = route;
     invariant(config?.needs !== undefined, `the route ${String(method)} ${url} says who may use it`);
   });
   app.addHook('onRequest', async (request, reply) => {

@@ -1,18 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ErrorCode } from '../../core/error-codes.ts';
-import { encodeError, type WireError } from '../wire-error.ts';
+import type { Problem } from '../schemas/problem.ts';
+import { encodeError } from '../wire-error.ts';
 
 /** How errors are sent: RFC 9457. */
 export const PROBLEM_TYPE = 'application/problem+json';
-
-export interface Problem extends Omit<WireError, 'exitCode'> {
-  /** A URI that names the code. */
-  readonly type: string;
-  /** The code in words. */
-  readonly title: string;
-  readonly status: number;
-  readonly requestId: string;
-}
 
 /**
  * The HTTP status of each code: 4xx for what the one who asks can change, 409 for what is in the way, 502 and 504 for other systems,

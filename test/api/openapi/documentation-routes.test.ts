@@ -2,18 +2,22 @@
 import assert from 'node:assert/strict';
 import fastify, { type FastifyInstance } from 'fastify';
 import { openApiDocument } from '../../../appliance/api/openapi/document.ts';
-import { addDocumentation, DOCS_PATH, OPENAPI_PATH } from '../../../appliance/api/openapi/documentation-routes.ts';
+import {
+  addDocumentationPage,
+  addOpenApiDocument,
+  DOCS_PATH,
+  OPENAPI_PATH,
+} from '../../../appliance/api/openapi/documentation-routes.ts';
 import { suite } from '../../support/suite.ts';
 import type { TestContext } from '../../support/test-scope.ts';
 
 const test = suite('documentation of the interface');
 
-const OPTIONS = { pages: { maximum: 1000, byDefault: 100 }, sessionCookie: 'session' };
-
 async function serve(t: TestContext): Promise<FastifyInstance> {
   const app = fastify({ exposeHeadRoutes: false });
   t.use({ close: () => app.close() });
-  await addDocumentation(app as unknown as FastifyInstance, OPTIONS);
+  addOpenApiDocument(app as unknown as FastifyInstance);
+  await addDocumentationPage(app as unknown as FastifyInstance);
   await app.ready();
   return app as unknown as FastifyInstance;
 }
@@ -28,7 +32,7 @@ test('the document is served as it is made, and once for those who have it', asy
   const first = await app.inject({ url: OPENAPI_PATH });
   assert.equal(first.statusCode, 200);
   assert.match(String(first.headers['content-type']), /^application\/json/);
-  assert.deepEqual(first.json(), JSON.parse(JSON.stringify(openApiDocument(OPTIONS))));
+  assert.deepEqual(first.json(), JSON.parse(JSON.stringify(openApiDocument())));
   const again = await app.inject({ url: OPENAPI_PATH, headers: { 'if-none-match': String(first.headers['etag']) } });
   assert.equal(again.statusCode, 304);
   assert.equal(again.body, '');
@@ -71,7 +75,7 @@ test('the page shows this document, and asks nobody else about it', async (t) =>
   const { body } = await app.inject({ url: `${DOCS_PATH}/static/swagger-initializer.js` });
   assert.match(body, /validatorUrl: null/);
   const shown = await app.inject({ url: `${DOCS_PATH}/json` });
-  assert.deepEqual(shown.json(), JSON.parse(JSON.stringify(openApiDocument(OPTIONS))));
+  assert.deepEqual(shown.json(), JSON.parse(JSON.stringify(openApiDocument())));
 });
 
 test("nothing outside of the page's own files can be named", async (t) => {
