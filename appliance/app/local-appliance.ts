@@ -128,7 +128,7 @@ export class LocalAppliance implements LocalOperations {
     this.#options = options;
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
-    this.#upkeep = new Upkeep(foundation, options.onNotice);
+    this.#upkeep = new Upkeep(foundation, options.onNotice, () => this.runService);
     const parts = serviceParts(options.whole, {
       records: runRecords(async () => (await this.#open()).catalog),
       onNotice: options.onNotice,

@@ -88,16 +88,26 @@ export async function checkRepository(
       context.onProgress({ phase: `checking ${phase}`, done, total: total ?? 0, unit: 'items' }),
   });
   if (result.omittedFindings > 0) context.onNotice(`${result.omittedFindings} more findings are not listed`);
-  const report = {
-    ok: result.isClean,
+  const durationMs = Math.round(clock.elapsedMs() - startedMs);
+  return { result, report: checkReport(result, readData, durationMs) };
+}
+
+/** What was looked at, and what was found. */
+export function checkReport(
+  { findings, points, packs, nodes, chunks, readBytes }: Omit<CheckResult, 'isClean' | 'omittedFindings' | 'frames'>,
+  readData: boolean,
+  durationMs: number,
+): CheckReport {
+  return {
+    ok: findings.every(({ isRepaired }) => isRepaired),
     readData,
-    points: result.points,
-    packs: result.packs,
-    nodes: result.nodes,
-    chunks: result.chunks,
-    readBytes: result.readBytes,
-    durationMs: Math.round(clock.elapsedMs() - startedMs),
-    findings: result.findings.map(({ object, what, touches }) => ({
+    points,
+    packs,
+    nodes,
+    chunks,
+    readBytes,
+    durationMs,
+    findings: findings.map(({ object, what, touches }) => ({
       what,
       object,
       touches: touches.map(({ pointId, machine, disk, attachment, offset, length }) => ({
@@ -109,13 +119,13 @@ export async function checkRepository(
       })),
     })),
   };
-  return { result, report };
 }
 
 /** Looks whether everything that a point reaches is there, without reading data; errors as `repository/scrub.ts`. */
 export function checkStructure(
   { repository, catalog }: Storage,
-  options: { readonly signal: AbortSignal; readonly pace: Pace },
+  signal: AbortSignal,
+  pace?: Pace,
 ): Promise<CheckResult> {
-  return check(repository, catalog, { readData: false, ...options });
+  return check(repository, catalog, { readData: false, signal, ...(pace === undefined ? {} : { pace }) });
 }

@@ -100,6 +100,7 @@ const COMMANDS: readonly {
     result: fakeResults.restore,
   },
   { line: 'check', name: 'check', params: {}, result: fakeResults.check },
+  { line: 'check --slice', name: 'check', params: { slice: true }, result: fakeResults.check },
   { line: 'check --read-data', name: 'check', params: { readData: true }, result: fakeResults.check },
   { line: 'catalog rebuild', name: 'catalogRebuild', params: {}, result: fakeResults.rebuild },
   { line: 'delete web@-1 --yes', name: 'delete', params: { point: 'web@-1' }, result: fakeResults.delete },

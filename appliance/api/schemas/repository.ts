@@ -7,6 +7,7 @@ import { amount, count, flag, list, maybe, orNull, params, part, report, text } 
 
 export const repositoryCheckParams = params({
   readData: maybe(flag('Read and verify every chunk, too; otherwise only what names them.')),
+  slice: maybe(flag('Instead, read and verify the next part of the periodic scrub, a 28th of the stored bytes.')),
 });
 
 const checkFinding = report(

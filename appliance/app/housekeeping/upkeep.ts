@@ -2,15 +2,15 @@
 
 import { APPLIANCE_PRINCIPAL } from '../../access/principal.ts';
 import type { OperationContext } from '../../api/operations.ts';
+import type { RunService } from '../../api/runs/run-service.ts';
 import type { CheckParams, CheckReport, GcParams, GcReport } from '../../api/schemas/repository.ts';
 import type { CapacityReport, UpkeepReport } from '../../api/schemas/upkeep.ts';
+import { decodeError } from '../../api/wire-error.ts';
 import { DutyCycle, type Pace } from '../../core/duty-cycle.ts';
-import { ApplianceError } from '../../core/errors.ts';
-import { InvariantViolation } from '../../core/invariant.ts';
 import { nbdServerTotals } from '../../nbd/server/server-totals.ts';
 import { scrubSlice } from '../../repository/scrub-slice.ts';
 import type { Storage } from '../core.ts';
-import { checkRepository, checkStructure, collectGarbage } from '../maintenance.ts';
+import { checkReport, checkRepository, checkStructure, collectGarbage } from '../maintenance.ts';
 import { type CapacityNow, CapacityWatch, type UpkeepFoundation } from './capacity.ts';
 import { choreRecords, Housekeeper } from './housekeeper.ts';
 import { type Chore, dueMs, sliceBytes } from './plan.ts';
@@ -23,8 +23,6 @@ const SCRUB_NOTE = 'scrub';
 const IDLE_SHARE = 0.5;
 const BUSY_SHARE = 0.1;
 
-const quiet = { onProgress: (): void => undefined };
-
 /**
  * Garbage collection, checks and the watch over the room, as they are asked for and, in the service, by themselves: see
  * `plan.ts` for when. What is asked for has precedence.
@@ -32,13 +30,16 @@ const quiet = { onProgress: (): void => undefined };
 export class Upkeep {
   readonly #foundation: UpkeepFoundation;
   readonly #onNotice: (sentence: string) => void;
+  readonly #runs: (() => RunService) | undefined;
   readonly #capacity: CapacityWatch;
   #housekeeper: Housekeeper | undefined;
   #beganMs = 0;
 
-  constructor(foundation: UpkeepFoundation, onNotice: (sentence: string) => void) {
+  /** With `runs`, what is done by itself is a run like any other. */
+  constructor(foundation: UpkeepFoundation, onNotice: (sentence: string) => void, runs?: () => RunService) {
     this.#foundation = foundation;
     this.#onNotice = onNotice;
+    this.#runs = runs;
     this.#capacity = new CapacityWatch(foundation, onNotice);
   }
 
@@ -70,10 +71,16 @@ export class Upkeep {
   }
 
   gc(storage: Storage, params: GcParams, context: OperationContext): Promise<GcReport> {
+    if (isOwn(context)) {
+      return collectGarbage(this.#foundation, storage, { pace: this.#pace(storage, context.signal) }, context);
+    }
     return this.#asked('collection', () => collectGarbage(this.#foundation, storage, params, context));
   }
 
-  check(storage: Storage, { readData = false }: CheckParams, context: OperationContext): Promise<CheckReport> {
+  check(storage: Storage, params: CheckParams, context: OperationContext): Promise<CheckReport> {
+    const { readData = false, slice = false } = params;
+    if (isOwn(context)) return this.#scrub(storage, context, this.#pace(storage, context.signal));
+    if (slice) return this.#asked('scrub', () => this.#scrub(storage, context));
     return this.#asked(readData ? 'scrub' : undefined, async () => {
       const { result, report } = await checkRepository(this.#foundation, storage, readData, context);
       const { findings, omittedFindings } = result;
@@ -127,39 +134,53 @@ export class Upkeep {
   }
 
   async #perform(storage: Storage, chore: Chore, signal: AbortSignal): Promise<void> {
-    const context = { principal: APPLIANCE_PRINCIPAL, signal, ...quiet, onNotice: this.#onNotice };
-    try {
-      const pace = this.#pace(storage, signal);
-      if (chore === 'collection') await collectGarbage(this.#foundation, storage, { pace }, context);
-      else await this.#scrub(storage, { signal, pace });
-    } catch (error) {
-      if (error instanceof InvariantViolation) {
-        this.#foundation.onFailure?.(new ApplianceError('INTERNAL', error.message, { cause: error }));
-      }
-      throw error;
+    const [operation, params] = CALLS[chore];
+    const runs = this.#runs?.();
+    if (runs === undefined) {
+      const context = {
+        signal,
+        principal: APPLIANCE_PRINCIPAL,
+        onProgress: (): void => undefined,
+        onNotice: this.#onNotice,
+      };
+      await (operation === 'gc' ? this.gc(storage, {}, context) : this.check(storage, params, context));
+      return;
     }
+    const run = runs.start({ operation, params, principal: APPLIANCE_PRINCIPAL });
+    const cancel = (): void => run.cancel('it gives way, and is done again');
+    signal.addEventListener('abort', cancel);
+    if (signal.aborted) cancel();
+    await run.ended;
+    signal.removeEventListener('abort', cancel);
+    const { error } = run.report();
+    if (error !== null) throw decodeError(error);
   }
 
   /** The next slice, and at the end of a round what only a look at the whole can tell. */
-  async #scrub(
-    storage: Storage,
-    { signal, pace }: { readonly signal: AbortSignal; readonly pace: Pace },
-  ): Promise<void> {
+  async #scrub(storage: Storage, context: OperationContext, pace?: Pace): Promise<CheckReport> {
     const { repository, catalog } = storage;
+    const { signal } = context;
+    const { clock } = this.#foundation;
+    const startedMs = clock.elapsedMs();
     const record = await this.#scrubRecord(storage);
     const { storedBytes } = await catalog.totals();
     const slice = await scrubSlice(repository, catalog, {
       after: record.after ?? undefined,
       sliceBytes: sliceBytes(storedBytes),
       signal,
-      pace,
+      ...(pace === undefined ? {} : { pace }),
+      onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
     });
     const next = afterSlice(record, { ...slice, at: this.#now() });
     await catalog.putNote(SCRUB_NOTE, next);
     this.#announce(record, next);
-    if (slice.after !== undefined) return;
-    const { findings, omittedFindings } = await checkStructure(storage, { signal, pace });
-    await this.#noteFindings(storage, { packs: [], findings, omittedFindings, at: this.#now() });
+    if (slice.after === undefined) {
+      const { findings, omittedFindings } = await checkStructure(storage, signal, pace);
+      await this.#noteFindings(storage, { packs: [], findings, omittedFindings, at: this.#now() });
+    }
+    const { findings, points, readBytes, packs } = slice;
+    const durationMs = Math.round(clock.elapsedMs() - startedMs);
+    return checkReport({ findings, points, readBytes, packs: packs.length, nodes: 0, chunks: 0 }, true, durationMs);
   }
 
   #pace({ repository }: Storage, signal: AbortSignal): Pace {
@@ -211,4 +232,14 @@ export class Upkeep {
   #now(): string {
     return new Date(this.#foundation.clock.nowMs()).toISOString();
   }
+}
+
+/** What is asked for when a chore is due. */
+const CALLS: Readonly<Record<Chore, readonly ['gc' | 'check', CheckParams]>> = {
+  collection: ['gc', {}],
+  scrub: ['check', { slice: true }],
+};
+
+function isOwn({ principal }: OperationContext): boolean {
+  return principal.kind === 'appliance';
 }

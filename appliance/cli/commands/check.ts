@@ -11,8 +11,13 @@ import type { Paint } from '../style.ts';
 /** Places of one defect that are listed; `--json` has all. */
 const MAX_SHOWN_PLACES = 10;
 
+interface CheckOptions {
+  readonly readData?: boolean;
+  readonly slice?: boolean;
+}
+
 export function addCheck(program: Command, cli: CliRun): void {
-  defineCommand<{ readonly readData?: boolean }>(program, cli, {
+  defineCommand<CheckOptions>(program, cli, {
     usage: 'check',
     summary: 'check that every recovery point can be restored',
     description:
@@ -23,7 +28,10 @@ export function addCheck(program: Command, cli: CliRun): void {
       ['understudy check', 'is everything there?'],
       ['understudy check --read-data', 'and is it intact, to the last bit?'],
     ],
-    options: (command) => command.option('--read-data', 'read and verify all data'),
+    options: (command) =>
+      command
+        .option('--read-data', 'read and verify all data')
+        .option('--slice', 'read and verify the next 28th of the data, as the service does each day'),
     action: check,
   });
   const catalog = defineGroup(program, 'catalog', 'make the catalog again from the repository');
@@ -38,12 +46,8 @@ export function addCheck(program: Command, cli: CliRun): void {
   });
 }
 
-async function check(
-  run: CommandRun,
-  _args: readonly string[],
-  { readData }: { readonly readData?: boolean },
-): Promise<Outcome> {
-  const report = await run.call('check', defined({ readData }));
+async function check(run: CommandRun, _args: readonly string[], { readData, slice }: CheckOptions): Promise<Outcome> {
+  const report = await run.call('check', defined({ readData, slice }));
   return {
     value: report,
     text: renderCheck(report, run.paint),

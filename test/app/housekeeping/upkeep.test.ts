@@ -4,11 +4,15 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { localPrincipal } from '../../../appliance/access/principal.ts';
 import type { OperationContext } from '../../../appliance/api/operations.ts';
+import { RunService } from '../../../appliance/api/runs/run-service.ts';
 import { Upkeep } from '../../../appliance/app/housekeeping/upkeep.ts';
 import { memoryDevice } from '../../../appliance/block/memory-device.ts';
+import type { Clock } from '../../../appliance/core/clock.ts';
+import { ApplianceError } from '../../../appliance/core/errors.ts';
 import { DirectoryStore } from '../../../appliance/repository/directory-store.ts';
 import { packKey } from '../../../appliance/repository/pack-writer.ts';
 import { FixtureRepository } from '../../support/fixture-repository.ts';
+import { memoryRunRecords } from '../../support/memory-run-records.ts';
 import { Dice } from '../../support/point-model.ts';
 import { suite } from '../../support/suite.ts';
 import type { TestContext } from '../../support/test-scope.ts';
@@ -27,13 +31,15 @@ const context: OperationContext = {
 class House {
   readonly fixture: FixtureRepository;
   readonly upkeep: Upkeep;
+  readonly store: DirectoryStore;
   readonly notices: string[] = [];
+  readonly clock: Clock = { nowMs: () => this.nowMs, elapsedMs: () => this.nowMs };
   nowMs: number = Date.parse('2026-11-21T12:00:00Z');
 
   private constructor(fixture: FixtureRepository, store: DirectoryStore) {
     this.fixture = fixture;
-    const clock = { nowMs: () => this.nowMs, elapsedMs: () => this.nowMs };
-    this.upkeep = new Upkeep({ store, clock }, (sentence) => this.notices.push(sentence));
+    this.store = store;
+    this.upkeep = new Upkeep({ store, clock: this.clock }, (sentence) => this.notices.push(sentence));
   }
 
   static async create(t: TestContext): Promise<House> {
@@ -137,4 +143,41 @@ test('the room is measured each day, and the forecast is made of it', async (t) 
     report.machines.map(({ name, points }) => [name, points]),
     [['web', 3]],
   );
+});
+
+test('what the service does by itself is a run, on behalf of the appliance, and gives way as one', async (t) => {
+  const house = await House.create(t);
+  const { fixture } = house;
+  const service = new RunService({
+    perform: (operation, params, own) =>
+      operation === 'gc' ? upkeep.gc(fixture, params, own) : upkeep.check(fixture, params, own),
+    records: memoryRunRecords(),
+    onNotice: (sentence) => house.notices.push(sentence),
+    onDefect: (violation) => assert.fail(violation),
+    clock: house.clock,
+  });
+  const upkeep = new Upkeep(
+    { store: house.store, clock: house.clock },
+    () => undefined,
+    () => service,
+  );
+  t.use({ close: () => upkeep.end() });
+  upkeep.begin(fixture);
+  house.nowMs += DAY_MS;
+  await upkeep.look();
+  await upkeep.look();
+  const runs = await service.list();
+  assert.deepEqual(
+    runs.map(({ operation, startedBy, state }) => [operation, startedBy.kind, state]),
+    [
+      ['check', 'appliance', 'succeeded'],
+      ['gc', 'appliance', 'succeeded'],
+    ],
+  );
+  const slice = await service.show(runs[0]?.id ?? '');
+  assert.deepEqual((slice.result as { readonly packs: number }).packs, 1);
+  fixture.repository.manifests.list = () => Promise.reject(new ApplianceError('IO_FAILED', 'cannot list points/'));
+  house.nowMs += DAY_MS;
+  await upkeep.look();
+  assert.equal((await upkeep.status(fixture)).collection.problem, 'IO_FAILED: cannot list points/');
 });
