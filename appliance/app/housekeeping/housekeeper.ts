@@ -34,7 +34,7 @@ export class Housekeeper implements AsyncDisposable {
   #pauses = 0;
   #isClosed = false;
   /** What was said last, by what it is about. */
-  readonly #said = new Map<Chore | 'look', string>();
+  readonly #said = new Map<Chore | 'look' | 'record', string>();
 
   constructor(ports: HousekeeperPorts) {
     this.#ports = ports;
@@ -119,11 +119,18 @@ export class Housekeeper implements AsyncDisposable {
 
   async #note(chore: Chore, record: ChoreRecord): Promise<void> {
     this.#records = { ...(await this.records()), [chore]: record };
-    await this.#ports.save(this.#records);
+    try {
+      await this.#ports.save(this.#records);
+      this.#said.delete('record');
+    } catch (error) {
+      // What was done is done: on a full disk, of which it may be the cure, it is known for as long as this process lives.
+      if (!hasCode(error, 'NO_SPACE')) throw error;
+      this.#say('record', `housekeeping cannot be recorded: ${error.message}`);
+    }
   }
 
   /** The same problem again is not news. */
-  #say(about: Chore | 'look', sentence: string): void {
+  #say(about: Chore | 'look' | 'record', sentence: string): void {
     if (this.#said.get(about) !== sentence) this.#ports.onNotice(sentence);
     this.#said.set(about, sentence);
   }

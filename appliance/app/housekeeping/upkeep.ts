@@ -7,6 +7,7 @@ import type { CheckParams, CheckReport, GcParams, GcReport } from '../../api/sch
 import type { CapacityReport, UpkeepReport } from '../../api/schemas/upkeep.ts';
 import { decodeError } from '../../api/wire-error.ts';
 import { DutyCycle, type Pace } from '../../core/duty-cycle.ts';
+import { hasCode } from '../../core/errors.ts';
 import { nbdServerTotals } from '../../nbd/server/server-totals.ts';
 import { scrubSlice } from '../../repository/scrub-slice.ts';
 import type { Storage } from '../core.ts';
@@ -172,7 +173,7 @@ export class Upkeep {
       onProgress: (done, total) => context.onProgress({ phase: 'reading packs', done, total, unit: 'items' }),
     });
     const next = afterSlice(record, { ...slice, at: this.#now() });
-    await catalog.putNote(SCRUB_NOTE, next);
+    await this.#keep(storage, next);
     this.#announce(record, next);
     if (slice.after === undefined) {
       const { findings, omittedFindings } = await checkStructure(storage, signal, pace);
@@ -197,8 +198,18 @@ export class Upkeep {
   async #noteFindings(storage: Storage, examined: Parameters<typeof withFindings>[1]): Promise<void> {
     const before = await this.#scrubRecord(storage);
     const after = withFindings(before, examined);
-    await storage.catalog.putNote(SCRUB_NOTE, after);
+    await this.#keep(storage, after);
     this.#announce(before, after);
+  }
+
+  /** On a full disk the record stays behind; what was found is announced and reported all the same. */
+  async #keep({ catalog }: Storage, record: ScrubRecord): Promise<void> {
+    try {
+      await catalog.putNote(SCRUB_NOTE, record);
+    } catch (error) {
+      if (!hasCode(error, 'NO_SPACE')) throw error;
+      this.#onNotice(`what was checked cannot be recorded: ${error.message}`);
+    }
   }
 
   #announce(before: ScrubRecord, after: ScrubRecord): void {

@@ -49,6 +49,7 @@ export const VIR_ERR = {
   operationInvalid: 55,
   configUnsupported: 67,
   operationTimeout: 68,
+  invalidArgument: 8,
   operationFailed: 9,
   argumentUnsupported: 74,
   authCancelled: 79,

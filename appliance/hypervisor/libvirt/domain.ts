@@ -5,11 +5,11 @@ import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { readBackupXml } from './backup-xml.ts';
 import type { CallOptions } from './call-channel.ts';
 import { type Caller, Checkpoint } from './checkpoint.ts';
+import { listCheckpoints } from './checkpoint-list.ts';
 import {
   BLOCK_COPY,
   BLOCK_JOB_ABORT,
   CHECKPOINT_CREATE,
-  CHECKPOINT_LIST,
   DEVICE_AFFECT,
   DOMAIN_XML,
   JOB_STATS,
@@ -289,8 +289,7 @@ export class Domain implements DomainIdentity {
 
   /** Oldest first. */
   async checkpoints(options?: CallOptions): Promise<Checkpoint[]> {
-    const flags = CHECKPOINT_LIST.topological;
-    const listed = await this.#caller.call('listCheckpoints', { uuid: this.uuid, flags }, options);
+    const listed = await listCheckpoints(this.#caller, this.uuid, options);
     return listed.map((identity) => new Checkpoint(this.#caller, this.uuid, identity));
   }
 

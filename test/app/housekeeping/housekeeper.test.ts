@@ -16,6 +16,9 @@ class House {
   readonly notices: string[] = [];
   isSpaceLow = false;
   perform: (chore: Chore, signal: AbortSignal) => Promise<void> = async () => undefined;
+  save: (records: House['stored']) => Promise<void> = async (records) => {
+    this.stored = { ...records };
+  };
   measure: () => Promise<boolean> = async () => this.isSpaceLow;
   housekeeper: Housekeeper = this.open();
 
@@ -23,9 +26,7 @@ class House {
     this.housekeeper = new Housekeeper({
       clock: { nowMs: () => this.nowMs, elapsedMs: () => this.nowMs },
       load: async () => this.stored,
-      save: async (records) => {
-        this.stored = { ...records };
-      },
+      save: (records) => this.save(records),
       perform: async (chore, signal) => {
         this.done.push(chore);
         await this.perform(chore, signal);
@@ -136,6 +137,18 @@ test('room that is short has garbage collected each six hours', async () => {
   house.isSpaceLow = true;
   await house.pass(DAY_MS);
   assert.equal(house.done.filter((name) => name === 'collection').length, 4);
+});
+
+test('on a full disk what was done counts, though it cannot be recorded', async () => {
+  const house = new House();
+  house.save = () => Promise.reject(new ApplianceError('NO_SPACE', 'no space left for the catalog'));
+  await house.pass(DAY_MS);
+  assert.deepEqual(house.done, ['collection', 'scrub']);
+  assert.deepEqual(
+    [house.stored, house.notices],
+    [{}, ['housekeeping cannot be recorded: no space left for the catalog']],
+  );
+  await house.housekeeper.noteDone('collection', house.nowMs);
 });
 
 test('what cannot be measured or recorded is said once and ends nothing', async () => {
