@@ -24,6 +24,7 @@ import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
 import { formatExamples } from './examples.ts';
 import type { CliRun } from './run-cli.ts';
+import { addServerOptions } from './server-options.ts';
 import { stateDirectory } from './state-directory.ts';
 import { paintFor } from './style.ts';
 
@@ -53,6 +54,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
     .option('--json', 'print one JSON document instead of text')
     .option('--state <dir>', 'state directory')
     .addHelpText('after', `\n${overview(stateDirectory(undefined, io))}`);
+  addServerOptions(program, { isHidden: false });
   program.commandsGroup('Protect:');
   addInit(program, cli);
   addHypervisor(program, cli);
