@@ -88,13 +88,18 @@ function helpCommand(): Command {
   return new Command('help').argument('[command]').description('explain a command').helpGroup('Maintain:');
 }
 
+/** Longer lists of a command's commands would push every description of the help out of a terminal. */
+const MAX_LISTED_CHARACTERS = 24;
+
 /** `machine list|show`, `points [machine]`. */
 function subcommandTerm(command: Command): string {
   const children = command.commands.map((child) => child.name());
   const args = command.registeredArguments.map((argument) =>
     argument.required ? `<${argument.name()}>` : `[${argument.name()}]`,
   );
-  return [command.name(), ...(children.length === 0 ? args : [children.join('|')])].join(' ');
+  const all = children.join('|');
+  const short = all.length <= MAX_LISTED_CHARACTERS ? all : '<command>';
+  return [command.name(), ...(children.length === 0 ? args : [short])].join(' ');
 }
 
 function overview(state: string): string {
