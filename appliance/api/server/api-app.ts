@@ -9,6 +9,7 @@ import { InvariantViolation, invariant } from '../../core/invariant.ts';
 import { addDocumentationPage, addOpenApiDocument, DOCS_PATH } from '../openapi/documentation-routes.ts';
 import { MAX_PARAMETER_CHARACTERS } from '../schemas/vocabulary.ts';
 import type { AccessControl, ApiContext, ApiExtension, Need } from './api-context.ts';
+import { refuseConnection } from './client-error.ts';
 import { addOperations } from './operation-handler.ts';
 import { PROBLEM_TYPE, problemOf } from './problem.ts';
 import { addSecurityHeaders, refuseForeignHosts } from './security-headers.ts';
@@ -41,8 +42,15 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
     routerOptions: { maxParamLength: MAX_PARAMETER_CHARACTERS },
     exposeHeadRoutes: false,
     genReqId: requestId,
+    // Paths that are not percent-encoded.
+    frameworkErrors: (thrown, request, reply) => {
+      return refuse(request, reply, { error: frameworkError(thrown), isLocal: transport === 'local' });
+    },
+    clientErrorHandler: refuseConnection,
     serverFactory: (handler) => createServer(handler),
   });
+  // Expectations that nobody knows are not met, and need not be (RFC 9110, section 10.1.1); Node's own answer has no body.
+  app.server.on('checkExpectation', (request, response) => app.routing(request, response));
   // Only JSON: what a form of another site can send is not read.
   app.removeContentTypeParser('text/plain');
   app.decorateRequest('principal', undefined);

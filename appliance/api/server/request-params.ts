@@ -63,12 +63,11 @@ function pick(texts: Texts, isChosen: (member: string) => boolean): Texts {
 }
 
 function single(texts: Texts): Readonly<Record<string, string>> {
-  const found: Record<string, string> = {};
-  for (const [member, text] of Object.entries(texts)) {
+  const found = Object.entries(texts).map(([member, text]): readonly [string, string] => {
     if (typeof text !== 'string') throw wrong(`${member} stands in the query more than once`);
-    found[member] = text;
-  }
-  return found;
+    return [member, text];
+  });
+  return Object.fromEntries(found);
 }
 
 function wrong(message: string): ApplianceError {
