@@ -39,6 +39,15 @@ import type {
   PointsParams,
 } from './schemas/points.ts';
 import type {
+  PolicyCreateParams,
+  PolicyEnableParams,
+  PolicyParams,
+  PolicyPreviewReport,
+  PolicyReport,
+  PolicySetParams,
+  ScheduleReport,
+} from './schemas/policies.ts';
+import type {
   PauseParams,
   ProtectionReport,
   ProtectParams,
@@ -196,6 +205,16 @@ export interface Appliance extends AsyncDisposable {
   lock(params: LockParams, context: OperationContext): Promise<PointGuardsReport>;
   retentionPreview(params: RetentionParams, context: OperationContext): Promise<RetentionReport>;
   retentionApply(params: RetentionApplyParams, context: OperationContext): Promise<RetentionApplyReport>;
+  policyList(params: Record<string, never>, context: OperationContext): Promise<readonly PolicyReport[]>;
+  policyShow(params: PolicyParams, context: OperationContext): Promise<PolicyReport>;
+  policyCreate(params: PolicyCreateParams, context: OperationContext): Promise<PolicyReport>;
+  policySet(params: PolicySetParams, context: OperationContext): Promise<PolicyReport>;
+  policyEnable(params: PolicyEnableParams, context: OperationContext): Promise<PolicyReport>;
+  policyDisable(params: PolicyParams, context: OperationContext): Promise<PolicyReport>;
+  policyDelete(params: PolicyParams, context: OperationContext): Promise<PolicyReport>;
+  policyPreview(params: PolicyParams, context: OperationContext): Promise<PolicyPreviewReport>;
+  /** What the policies do next, and why not now. */
+  schedule(params: Record<string, never>, context: OperationContext): Promise<ScheduleReport>;
   gc(params: GcParams, context: OperationContext): Promise<GcReport>;
   /** What ran, and runs: newest first. */
   runs(params: RunsParams, context: OperationContext): Promise<readonly RunSummary[]>;

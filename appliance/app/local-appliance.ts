@@ -9,7 +9,6 @@ import type {
   BootParams,
   BootReport,
   ConnectParams,
-  DeleteReport,
   ExportParams,
   ExportReport,
   MachineDetails,
@@ -40,25 +39,10 @@ import type {
   WritesParams,
   WritesReport,
 } from '../api/schemas/journal.ts';
-import type {
-  CheckParams,
-  CheckReport,
-  GcParams,
-  GcReport,
-  RebuildReport,
-  StatusReport,
-} from '../api/schemas/repository.ts';
-import type {
-  HoldParams,
-  LockParams,
-  PointGuardsReport,
-  RetentionApplyParams,
-  RetentionApplyReport,
-  RetentionParams,
-  RetentionReport,
-} from '../api/schemas/retention.ts';
+import type { CheckParams, CheckReport, RebuildReport, StatusReport } from '../api/schemas/repository.ts';
 import type { CapacityReport } from '../api/schemas/upkeep.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
+import { hostUptime } from '../core/uptime.ts';
 import { parseSelector } from '../protect/selector.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { AuditOperations } from './audit-operations.ts';
@@ -78,6 +62,7 @@ import { repositoryStatus } from './maintenance.ts';
 import { migrateRequest } from './migrate-request.ts';
 import { listPoints, pointDetails } from './point-list.ts';
 import { deletePoint, findState, undeletePoint } from './point-removal.ts';
+import { PolicyOperations } from './policies/policy-operations.ts';
 import {
   foldNow,
   pauseMachine,
@@ -119,6 +104,7 @@ export class LocalAppliance implements LocalOperations {
   readonly #onClose: () => Promise<void>;
   readonly #reserve: SpaceReserve;
   readonly #upkeep: Upkeep;
+  readonly #policies: PolicyOperations;
   #core: Promise<Core> | undefined;
   #isRebuilding = false;
   #closing: Promise<void> | undefined;
@@ -137,6 +123,14 @@ export class LocalAppliance implements LocalOperations {
       clock: foundation.clock,
     });
     this.runService = parts.runService;
+    this.#policies = new PolicyOperations({
+      ...foundation,
+      ...options,
+      uptime: hostUptime,
+      runs: this.runService,
+      operations: this,
+      open: () => this.#open(),
+    });
     this.eventHub = parts.eventHub;
   }
 
@@ -176,13 +170,17 @@ export class LocalAppliance implements LocalOperations {
 
   async machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]> {
     const core = await this.#open();
-    return listMachines(core, this.#foundation.hypervisors.meant(params.connect), context);
+    const known = this.#foundation.hypervisors.meant(params.connect);
+    return listMachines({ ...core, policies: this.#policies }, known, context);
   }
 
   async machineShow(params: ConnectParams & { readonly name: string }): Promise<MachineDetails> {
     const core = await this.#open();
     const uri = await this.#uriWith(core, params.name, params);
-    return showMachine(core, params.name, { uri, name: this.#foundation.hypervisors.labelOf(uri) });
+    return showMachine({ ...core, policies: this.#policies }, params.name, {
+      uri,
+      name: this.#foundation.hypervisors.labelOf(uri),
+    });
   }
 
   async backup(params: BackupParams, context: OperationContext): Promise<BackupReport> {
@@ -200,6 +198,8 @@ export class LocalAppliance implements LocalOperations {
         name: params.name,
         connectUri,
         isFullScanRequested: params.fullScan ?? false,
+        quiesce: params.quiesce,
+        bandwidthBytes: params.bandwidth,
       },
       {
         signal: context.signal,
@@ -212,11 +212,13 @@ export class LocalAppliance implements LocalOperations {
     return backupReport(point, notices);
   }
 
-  async protect(params: ProtectParams): Promise<ProtectionReport> {
+  async protect(params: ProtectParams, { principal }: OperationContext): Promise<ProtectionReport> {
     const core = await this.#open();
     this.#checkIsService();
+    const owner = principal.kind === 'policy' ? { policy: principal.id } : {};
     return protectMachine(core, this.#foundation.clock, {
       ...params,
+      ...owner,
       connect: await this.#uriWith(core, params.target, params),
     });
   }
@@ -341,40 +343,28 @@ export class LocalAppliance implements LocalOperations {
     }
   }
 
-  async delete(
-    params: PointParams & { readonly now?: boolean },
-    { onNotice }: OperationContext,
-  ): Promise<DeleteReport> {
-    return deletePoint(await this.#openToFree(), this.#foundation.clock, params, onNotice);
-  }
+  readonly delete: Appliance['delete'] = async (params, { onNotice }) =>
+    deletePoint(await this.#openToFree(), this.#foundation.clock, params, onNotice);
+  readonly undelete: Appliance['undelete'] = async (params) => undeletePoint(await this.#open(), params);
+  readonly hold: Appliance['hold'] = async (params) => holdPoint(await this.#open(), this.#foundation.clock, params);
+  readonly release: Appliance['release'] = async (params) =>
+    releasePoint(await this.#open(), this.#foundation.clock, params);
+  readonly lock: Appliance['lock'] = async (params) => lockPoint(await this.#open(), this.#foundation.clock, params);
+  readonly retentionPreview: Appliance['retentionPreview'] = async (params, context) =>
+    retentionPreview(await this.#open(), this.#foundation.clock, params, context);
+  readonly retentionApply: Appliance['retentionApply'] = async (params, context) =>
+    retentionApply(await this.#openToFree(), this.#foundation.clock, params, context);
+  readonly gc: Appliance['gc'] = async (params, context) => this.#upkeep.gc(await this.#openToFree(), params, context);
 
-  async undelete(params: PointParams): Promise<DeleteReport> {
-    return undeletePoint(await this.#open(), params);
-  }
-
-  async hold(params: HoldParams): Promise<PointGuardsReport> {
-    return holdPoint(await this.#open(), this.#foundation.clock, params);
-  }
-
-  async release(params: PointParams): Promise<PointGuardsReport> {
-    return releasePoint(await this.#open(), this.#foundation.clock, params);
-  }
-
-  async lock(params: LockParams): Promise<PointGuardsReport> {
-    return lockPoint(await this.#open(), this.#foundation.clock, params);
-  }
-
-  async retentionPreview(params: RetentionParams, context: OperationContext): Promise<RetentionReport> {
-    return retentionPreview(await this.#open(), this.#foundation.clock, params, context);
-  }
-
-  async retentionApply(params: RetentionApplyParams, context: OperationContext): Promise<RetentionApplyReport> {
-    return retentionApply(await this.#openToFree(), this.#foundation.clock, params, context);
-  }
-
-  async gc(params: GcParams, context: OperationContext): Promise<GcReport> {
-    return this.#upkeep.gc(await this.#openToFree(), params, context);
-  }
+  readonly policyList: Appliance['policyList'] = () => this.#policies.list();
+  readonly policyShow: Appliance['policyShow'] = (params) => this.#policies.show(params);
+  readonly policyCreate: Appliance['policyCreate'] = (params) => this.#policies.create(params);
+  readonly policySet: Appliance['policySet'] = (params) => this.#policies.set(params);
+  readonly policyEnable: Appliance['policyEnable'] = (params) => this.#policies.enable(params);
+  readonly policyDisable: Appliance['policyDisable'] = (params) => this.#policies.disable(params);
+  readonly policyDelete: Appliance['policyDelete'] = (params) => this.#policies.delete(params);
+  readonly policyPreview: Appliance['policyPreview'] = (params) => this.#policies.preview(params);
+  readonly schedule: Appliance['schedule'] = () => this.#policies.schedule();
 
   readonly runs: Appliance['runs'] = ({ last }) => this.runService.list(last);
   readonly runShow: Appliance['runShow'] = ({ id }) => this.runService.show(id);
@@ -387,6 +377,7 @@ export class LocalAppliance implements LocalOperations {
 
   async #close(): Promise<void> {
     const [core] = await Promise.allSettled([this.#core]);
+    await this.#policies.stop();
     await this.#upkeep.end();
     if (core?.status === 'fulfilled') await core.value?.[Symbol.asyncDispose]();
     await this.#onClose();
@@ -435,13 +426,16 @@ export class LocalAppliance implements LocalOperations {
 
   async #settleIn(core: Core, onNotice: (sentence: string) => void): Promise<void> {
     await settleIn(this.#foundation, core, { isService: this.#options.isService, onNotice });
-    if (this.#options.isService) this.#upkeep.begin(core);
+    if (!this.#options.isService) return;
+    this.#upkeep.begin(core);
+    await this.#policies.start(core);
   }
 
   async #rebuild(context: OperationContext): Promise<RebuildReport> {
     const [core] = await Promise.allSettled([this.#core]);
     if (core?.status === 'fulfilled' && core.value !== undefined) {
       refuseInUse(core.value);
+      await this.#policies.stop();
       this.#core = undefined;
       await this.#upkeep.end();
       await core.value[Symbol.asyncDispose]();

@@ -6,6 +6,7 @@ import { readMachine, readMachines } from '../hypervisor/libvirt/read-machine.ts
 import { findDomain } from '../protect/protect-service.ts';
 import type { Core } from './core.ts';
 import type { KnownHypervisor } from './hypervisors.ts';
+import type { PolicyOperations } from './policies/policy-operations.ts';
 import { machineDetails, machineSummary } from './reports.ts';
 
 /**
@@ -13,7 +14,7 @@ import { machineDetails, machineSummary } from './reports.ts';
  * @throws ApplianceError of the hypervisor when there is one only, or when none can be reached
  */
 export async function listMachines(
-  core: Pick<Core, 'catalog' | 'connections'>,
+  core: Core & { readonly policies: PolicyOperations },
   hypervisors: readonly KnownHypervisor[],
   { onNotice }: Pick<OperationContext, 'onNotice'>,
 ): Promise<readonly MachineSummary[]> {
@@ -21,7 +22,10 @@ export async function listMachines(
   const listed = await Promise.allSettled(
     hypervisors.map(async ({ name, uri }) => {
       const machines = await readMachines(await core.connections.get(uri));
-      return machines.map((machine) => machineSummary(machine, points, name ?? uri));
+      const cover = await core.policies.cover(core, { uri, name: name ?? uri });
+      return machines.map((machine) =>
+        machineSummary(machine, points, { hypervisor: name ?? uri, ...cover(machine.id) }),
+      );
     }),
   );
   const failures = listed.flatMap((result, index) =>
@@ -35,7 +39,7 @@ export async function listMachines(
 
 /** A machine by name or UUID. @throws ApplianceError DOMAIN_NOT_FOUND, and of the hypervisor */
 export async function showMachine(
-  core: Pick<Core, 'catalog' | 'connections' | 'repository'>,
+  core: Core & { readonly policies: PolicyOperations },
   nameOrId: string,
   hypervisor: { readonly uri: string; readonly name: string },
 ): Promise<MachineDetails> {
@@ -43,6 +47,8 @@ export async function showMachine(
   const machine = await readMachine(connection, await findDomain(connection, nameOrId));
   const { id: repositoryId } = core.repository.config;
   const stale = await findStaleBitmaps({ connection, machine, repositoryId });
-  const details = machineDetails(machine, await core.catalog.points(), hypervisor.name);
+  const cover = await core.policies.cover(core, hypervisor);
+  const place = { hypervisor: hypervisor.name, ...cover(machine.id) };
+  const details = machineDetails(machine, await core.catalog.points(), place);
   return { ...details, notes: [...details.notes, ...describeStaleBitmaps(stale)] };
 }

@@ -42,7 +42,7 @@ const WINDOW_SIZES: AmountLimits = {
 export async function protectMachine(
   core: Core,
   clock: Clock,
-  params: ProtectParams & { readonly connect: string },
+  params: ProtectParams & { readonly connect: string; readonly policy?: string },
 ): Promise<ProtectionReport> {
   const session = core.recover.histories.find(params.target);
   if (session?.connect === params.connect) {
@@ -59,6 +59,7 @@ export async function protectMachine(
     connectUri: params.connect,
     intervalMs: params.interval === undefined ? 0 : parseDuration(params.interval, INTERVALS),
     durability: params.durability ?? 'group',
+    policy: params.policy,
     ...(params.window === undefined ? {} : { windowMs: parseDuration(params.window, WINDOWS) }),
     ...(params.windowSize === undefined ? {} : { windowBytes: parseBytes(params.windowSize, WINDOW_SIZES) }),
   });

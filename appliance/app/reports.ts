@@ -6,15 +6,22 @@ import type { Machine } from '../hypervisor/libvirt/inventory.ts';
 import { pointsOfMachine } from '../protect/point-selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { PointGuard } from '../repository/point-guard.ts';
+import type { MachineCover } from './policies/machine-cover.ts';
 
 /** Pure translations of what the services know into what the operations answer. */
 
-export function machineSummary(machine: Machine, points: readonly RecoveryPoint[], hypervisor: string): MachineSummary {
+/** Where a machine is, and who protects it. */
+export type MachinePlace = Pick<MachineSummary, 'hypervisor'> & MachineCover;
+
+export function machineSummary(
+  machine: Machine,
+  points: readonly RecoveryPoint[],
+  place: MachinePlace,
+): MachineSummary {
   const own = pointsOfMachine(points, machine.id);
   return {
     id: machine.id,
     name: machine.name,
-    hypervisor,
     state: machine.state,
     disks: machine.disks.map(
       (disk): MachineDisk => ({
@@ -29,17 +36,22 @@ export function machineSummary(machine: Machine, points: readonly RecoveryPoint[
     ),
     points: own.length,
     newestPoint: own[0]?.createdAt ?? null,
+    ...place,
   };
 }
 
-export function machineDetails(machine: Machine, points: readonly RecoveryPoint[], hypervisor: string): MachineDetails {
+export function machineDetails(
+  machine: Machine,
+  points: readonly RecoveryPoint[],
+  place: MachinePlace,
+): MachineDetails {
   const notes = machine.unprotectedDevices.map(({ device, reason }) => `${device}: ${reason}`);
   if (machine.tpm !== null) notes.push(`TPM (${machine.tpm.backend}): its state is in no recovery point`);
   if (machine.firmware.kind === 'uefi' && machine.firmware.nvramPath === null) {
     notes.push('UEFI firmware without a variable store yet: there is none to save');
   }
   return {
-    ...machineSummary(machine, points, hypervisor),
+    ...machineSummary(machine, points, place),
     firmware: machine.firmware.kind,
     hasAgent: machine.hasAgentChannel,
     notes,

@@ -13,7 +13,7 @@ import { imageMarks } from './image-marks.ts';
 import { openLiveSource } from './live-source.ts';
 import { openOfflineSource } from './offline-source.ts';
 import { type DiskPlan, planDisks } from './plan-disks.ts';
-import type { FreezeMarker } from './quiesce.ts';
+import type { FreezeMarker, QuiesceRule } from './quiesce.ts';
 import type { BackupSource, PreviousState, SourceAttachment } from './source.ts';
 
 export interface LibvirtSourceOptions {
@@ -24,8 +24,8 @@ export interface LibvirtSourceOptions {
   readonly isFullScanRequested: boolean;
   /** Own checkpoints that somebody else continues from: they stay. */
   readonly keptCheckpoints?: readonly string[];
-  /** False leaves the guest's agent alone. Default: true. */
-  readonly freezesGuest?: boolean;
+  /** `never` leaves the guest's agent alone. Default: `try`. */
+  readonly quiesce?: QuiesceRule;
   /** False leaves the machine's definition and firmware variables out. Default: true. */
   readonly hasAttachments?: boolean;
   /** See `ReadMachineOptions`; for sources that are opened every few seconds. */

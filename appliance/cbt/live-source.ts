@@ -47,6 +47,7 @@ export async function openLiveSource(prepared: PreparedMachine): Promise<BackupS
   const moment = await beginAtOneMoment(prepared, () => beginWithFallback(prepared, channel));
   const source = new LiveSource(prepared, { ...moment, channel, resources: undo.move() });
   try {
+    checkQuiesced(prepared, moment);
     await source.connect();
   } catch (error) {
     await source[Symbol.asyncDispose]();
@@ -66,7 +67,7 @@ async function beginAtOneMoment(
   begin: () => Promise<BackupJob>,
 ): Promise<Moment> {
   let takenAtMs = options.clock.nowMs();
-  if (!machine.hasAgentChannel || machine.state !== 'running' || options.freezesGuest === false) {
+  if (!machine.hasAgentChannel || machine.state !== 'running' || options.quiesce === 'never') {
     return { job: await begin(), takenAtMs, isFrozen: false };
   }
   const quiesced = await withFrozenGuest(options.domain, options.freezeMarker, () => {
@@ -75,6 +76,13 @@ async function beginAtOneMoment(
   });
   notices.push(...quiesced.notices);
   return { job: quiesced.result, takenAtMs, isFrozen: quiesced.isFrozen };
+}
+
+/** @throws ApplianceError NOT_QUIESCED */
+function checkQuiesced({ machine, notices, options }: PreparedMachine, { isFrozen }: Moment): void {
+  if (options.quiesce !== 'always' || isFrozen) return;
+  const why = machine.hasAgentChannel ? notices.at(-1) : 'it has no channel of the guest agent';
+  throw new ApplianceError('NOT_QUIESCED', `${machine.name} was not frozen: ${why ?? `it is ${machine.state}`}`);
 }
 
 class LiveSource implements BackupSource {

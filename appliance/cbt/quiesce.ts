@@ -6,6 +6,9 @@ import type { Domain } from '../hypervisor/libvirt/domain.ts';
 const FREEZE_TIMEOUT_SECONDS = 10;
 const THAW_ATTEMPTS = 3;
 
+/** What becomes of a run whose guest cannot be frozen: it goes on, it fails, or nobody tries. */
+export type QuiesceRule = 'try' | 'always' | 'never';
+
 /** Where a freeze is noted before it happens, so that a process that dies in it is followed by one that thaws. */
 export interface FreezeMarker {
   set(): Promise<void>;

@@ -14,21 +14,24 @@ import { addJournal } from './commands/journal.ts';
 import { addMachine } from './commands/machine.ts';
 import { addMigrate } from './commands/migrate.ts';
 import { addPoints } from './commands/points.ts';
+import { addPolicy } from './commands/policy.ts';
 import { addProtect } from './commands/protect.ts';
 import { addRestore } from './commands/restore.ts';
 import { addRetention } from './commands/retention.ts';
 import { addRuns } from './commands/runs.ts';
+import { addSchedule } from './commands/schedule.ts';
 import { addServe } from './commands/serve.ts';
 import { addSettings } from './commands/settings.ts';
 import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
 import { formatExamples } from './examples.ts';
 import type { CliRun } from './run-cli.ts';
-import { addServerOptions } from './server-options.ts';
 import { stateDirectory } from './state-directory.ts';
 import { paintFor } from './style.ts';
 
 const DEFAULT_COLUMNS = 100;
+/** Longer lists of subcommands would leave no room for what they do. */
+const MAX_LISTED = 30;
 
 /**
  * The tree of all commands. Help goes to standard output; what commander would print about an error goes to
@@ -54,16 +57,17 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
     .option('--json', 'print one JSON document instead of text')
     .option('--state <dir>', 'state directory')
     .addHelpText('after', `\n${overview(stateDirectory(undefined, io))}`);
-  addServerOptions(program, { isHidden: false });
   program.commandsGroup('Protect:');
   addInit(program, cli);
   addHypervisor(program, cli);
   addMachine(program, cli);
   addBackup(program, cli);
   addProtect(program, cli);
+  addPolicy(program, cli);
   program.commandsGroup('Look:');
   addPoints(program, cli);
   addStatus(program, cli);
+  addSchedule(program, cli);
   addJournal(program, cli);
   program.commandsGroup('Recover:');
   addBoot(program, cli);
@@ -88,18 +92,14 @@ function helpCommand(): Command {
   return new Command('help').argument('[command]').description('explain a command').helpGroup('Maintain:');
 }
 
-/** Longer lists of a command's commands would push every description of the help out of a terminal. */
-const MAX_LISTED_CHARACTERS = 24;
-
 /** `machine list|show`, `points [machine]`. */
 function subcommandTerm(command: Command): string {
   const children = command.commands.map((child) => child.name());
   const args = command.registeredArguments.map((argument) =>
     argument.required ? `<${argument.name()}>` : `[${argument.name()}]`,
   );
-  const all = children.join('|');
-  const short = all.length <= MAX_LISTED_CHARACTERS ? all : '<command>';
-  return [command.name(), ...(children.length === 0 ? args : [short])].join(' ');
+  const listed = children.join('|').length > MAX_LISTED ? '<command>' : children.join('|');
+  return [command.name(), ...(children.length === 0 ? args : [listed])].join(' ');
 }
 
 function overview(state: string): string {

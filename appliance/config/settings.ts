@@ -42,6 +42,20 @@ export const SETTINGS = {
     meaning:
       'where each entry of the audit log goes, too: off, journald, unix:PATH, udp://HOST:PORT or tcp://HOST:PORT',
   },
+  'policy.runs': {
+    kind: 'count',
+    initial: 8,
+    from: 1,
+    to: 256,
+    meaning: 'how many runs of policies may write to the repository at the same time',
+  },
+  'policy.runs-per-hypervisor': {
+    kind: 'count',
+    initial: 2,
+    from: 1,
+    to: 64,
+    meaning: 'how many of them may read from one hypervisor at the same time',
+  },
   'selfbackup.enabled': {
     kind: 'flag',
     initial: true,

@@ -282,6 +282,11 @@ export const ERROR_CODES = {
     exit: 'unreachable',
     hint: 'The hypervisor is another host and its disks cannot be read from here; qemu+ssh:// needs neither ports nor certificates.',
   },
+  NOT_QUIESCED: {
+    retry: 'transient',
+    exit: 'failed',
+    hint: 'Install and start qemu-guest-agent in the guest, or let `quiesce` be `try`.',
+  },
   SOURCE_CHANGED: {
     retry: 'transient',
     exit: 'failed',
@@ -419,21 +424,6 @@ export const ERROR_CODES = {
     retry: 'never',
     exit: 'usage',
     hint: 'An Idempotency-Key names one request; use another key for another request.',
-  },
-  LISTEN_FAILED: {
-    retry: 'after-repair',
-    exit: 'failed',
-    hint: 'Choose an address of this machine and a port that nothing else uses; below 1024 it needs a privilege.',
-  },
-  CERTIFICATE_INVALID: {
-    retry: 'after-repair',
-    exit: 'failed',
-    hint: 'Give a certificate that is valid now, with its chain, and its key without a passphrase, as PEM.',
-  },
-  CERTIFICATE_UNTRUSTED: {
-    retry: 'never',
-    exit: 'unreachable',
-    hint: 'Compare the fingerprint with what `understudy serve` prints, and give it with --fingerprint; or give --ca.',
   },
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;

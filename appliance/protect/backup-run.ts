@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { walkExtents } from '../block/extent-walk.ts';
+import { type Throttle, throttled } from '../block/throttled-device.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import type { BackupSource, SourceDisk } from '../cbt/source.ts';
 import type { Clock } from '../core/clock.ts';
@@ -25,6 +26,8 @@ export interface BackupRunInput {
   /** The newest point of the machine, which the source's trackers started from. */
   readonly previous: RecoveryPoint | undefined;
   readonly startedAtMs: number;
+  /** What the run may read per second; everything when left out. */
+  readonly throttle?: Throttle | undefined;
   /** The point's place in the machine's journal, if it has one. */
   readonly journalPlace?: JournalPlace | undefined;
   readonly signal: AbortSignal;
@@ -46,7 +49,11 @@ export async function runBackup(input: BackupRunInput): Promise<RecoveryPoint> {
   const { repository, source, catalog } = input;
   await using writer = repository.openWriter();
   const disks: PointDisk[] = [];
-  for (const disk of source.disks) disks.push(await backUpDisk(input, writer, disk));
+  for (const disk of source.disks) {
+    const { throttle } = input;
+    const read = throttle === undefined ? disk : { ...disk, device: throttled(disk.device, throttle) };
+    disks.push(await backUpDisk(input, writer, read));
+  }
   const attachments: PointAttachment[] = [];
   for (const { name, bytes } of source.attachments) {
     const ids = await writer.putBytes(bytes);

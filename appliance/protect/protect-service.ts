@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { setTimeout as delay } from 'node:timers/promises';
+import { Throttle } from '../block/throttled-device.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import { removeLeftoverRuns } from '../cbt/leftovers.ts';
 import { openLibvirtSource } from '../cbt/libvirt-source.ts';
 import { defaultSourceName, machineIdOfName, openNbdSource } from '../cbt/nbd-source.ts';
-import { type FreezeMarker, thaw } from '../cbt/quiesce.ts';
+import { type FreezeMarker, type QuiesceRule, thaw } from '../cbt/quiesce.ts';
 import type { BackupSource } from '../cbt/source.ts';
 import type { Clock } from '../core/clock.ts';
 import type { ErrorCode } from '../core/error-codes.ts';
@@ -40,6 +41,10 @@ export interface BackupRequest {
   readonly name: string | undefined;
   readonly connectUri: string;
   readonly isFullScanRequested: boolean;
+  /** Freeze the guest's file systems: if possible (the default), or else fail, or never. */
+  readonly quiesce?: QuiesceRule | undefined;
+  /** Bytes per second that the run may read; no limit when left out. */
+  readonly bandwidthBytes?: number | undefined;
   /** Of a machine under continuous protection. */
   readonly journalPlace?: JournalPlace;
 }
@@ -72,7 +77,7 @@ export class ProtectService {
     if (isNbdUri(request.target)) {
       const name = request.name ?? defaultSourceName(request.target);
       return this.exclusively(machineIdOfName(name), name, (previous) =>
-        this.#run({ previous, journalPlace: undefined }, context, () =>
+        this.#run({ previous, journalPlace: undefined, bandwidthBytes: request.bandwidthBytes }, context, () =>
           openNbdSource({ uri: request.target, name, previous, clock: this.#options.clock, signal: context.signal }),
         ),
       );
@@ -85,7 +90,7 @@ export class ProtectService {
     const machineId = parseMachineId(domain.uuid);
     const position = await new ProtectionRecords(this.#options.catalog).position(machineId);
     return this.exclusively(machineId, domain.name, (previous) =>
-      this.#run({ previous, journalPlace: request.journalPlace }, context, () =>
+      this.#run({ previous, ...request }, context, () =>
         openLibvirtSource({
           keptCheckpoints: checkpointsOf(position),
           connection,
@@ -93,6 +98,7 @@ export class ProtectService {
           previous,
           repositoryId: this.#options.repository.config.id,
           isFullScanRequested: request.isFullScanRequested,
+          quiesce: request.quiesce ?? 'try',
           runtimeDirectory: this.#options.runtimeDirectory,
           scratchDirectory: this.#options.scratchDirectory,
           freezeMarker: this.freezeMarker({ connectUri: request.connectUri, machine: machineId }),
@@ -171,7 +177,11 @@ export class ProtectService {
   }
 
   async #run(
-    on: { readonly previous: RecoveryPoint | undefined; readonly journalPlace: JournalPlace | undefined },
+    on: {
+      readonly previous: RecoveryPoint | undefined;
+      readonly journalPlace?: JournalPlace | undefined;
+      readonly bandwidthBytes?: number | undefined;
+    },
     context: ProtectContext,
     open: () => Promise<BackupSource>,
   ): Promise<{ point: RecoveryPoint; notices: readonly string[] }> {
@@ -180,12 +190,16 @@ export class ProtectService {
     const notices: string[] = [];
     const source = await open();
     try {
+      const { previous, journalPlace, bandwidthBytes } = on;
+      const throttle = bandwidthBytes === undefined ? undefined : new Throttle(bandwidthBytes, clock, context.signal);
       const point = await runBackup({
         repository,
         catalog,
         clock,
         source,
-        ...on,
+        previous,
+        journalPlace,
+        throttle,
         startedAtMs,
         signal: context.signal,
         onProgress: (disk, position, sizeBytes) => context.onProgress(`backing up ${disk}`, position, sizeBytes),

@@ -5,6 +5,7 @@ import { zonedPoint, zonedTime } from '../../appliance/cli/zoned-moment.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { CliTest, runCommand } from '../support/cli-harness.ts';
+import { fakePolicyResults } from '../support/fake-policies.ts';
 import { FAKE_POINT_ID, fakeResults } from '../support/fake-results.ts';
 import { fakeRetentionResults } from '../support/fake-retention.ts';
 import { fakeUpkeep } from '../support/fake-upkeep.ts';
@@ -54,6 +55,53 @@ const COMMANDS: readonly {
     params: { target: 'nbd+unix:///a?socket=/work/here/d.sock', name: 'mail', fullScan: true },
     result: fakeResults.backup,
   },
+  {
+    line: 'backup web --quiesce always --bandwidth 10MiB',
+    name: 'backup',
+    params: { target: 'web', quiesce: 'always', bandwidth: 10_485_760 },
+    result: fakeResults.backup,
+  },
+  { line: 'policy list', name: 'policyList', params: {}, result: [fakePolicyResults.policy] },
+  { line: 'policy show nightly', name: 'policyShow', params: { name: 'nightly' }, result: fakePolicyResults.policy },
+  {
+    line: 'policy preview nightly',
+    name: 'policyPreview',
+    params: { name: 'nightly' },
+    result: fakePolicyResults.preview,
+  },
+  {
+    line: 'policy set nightly --schedule every-five --machine web-* --machine 4c4c4544-0050-3510-8052-b4c04f4d3232 --tag gold --except x --keep-daily 7 --keep-within 2w --shorten --clear rpo --clear window',
+    name: 'policySet',
+    params: {
+      name: 'nightly',
+      mode: 'scheduled',
+      schedule: 'every-five',
+      machines: { names: ['web-*'], ids: ['4c4c4544-0050-3510-8052-b4c04f4d3232'], tags: ['gold'], except: ['x'] },
+      keep: { daily: 7, within: '2w' },
+      shorten: true,
+      clear: ['rpo', 'window'],
+    },
+    result: fakePolicyResults.policy,
+  },
+  {
+    line: 'policy set nightly --priority -5 --bandwidth 5MiB --quiesce never',
+    name: 'policySet',
+    params: { name: 'nightly', priority: -5, bandwidth: '5MiB', quiesce: 'never' },
+    result: fakePolicyResults.policy,
+  },
+  {
+    line: 'policy disable nightly --yes',
+    name: 'policyDisable',
+    params: { name: 'nightly' },
+    result: fakePolicyResults.policy,
+  },
+  {
+    line: 'policy delete nightly --yes',
+    name: 'policyDelete',
+    params: { name: 'nightly' },
+    result: fakePolicyResults.policy,
+  },
+  { line: 'schedule', name: 'schedule', params: {}, result: fakePolicyResults.schedule },
   { line: 'points', name: 'points', params: {}, result: fakeResults.points },
   { line: 'points web', name: 'points', params: { machine: 'web' }, result: fakeResults.points },
   { line: 'timeline web', name: 'timeline', params: { machine: 'web' }, result: fakeResults.timeline },

@@ -3,6 +3,7 @@ import { type ApplianceHost, serviceParts } from '../../appliance/api/appliance-
 import type { Appliance, OperationContext, OperationName } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { fakeConfiguration } from './fake-configuration.ts';
+import { fakePolicyResults } from './fake-policies.ts';
 import { fakeResults } from './fake-results.ts';
 import { fakeRetentionResults } from './fake-retention.ts';
 import { fakeStandbyResults } from './fake-standby.ts';
@@ -105,6 +106,15 @@ export class FakeAppliance implements AsyncDisposable {
       runs: ({ last }) => runService.list(last),
       runShow: ({ id }) => runService.show(id),
       runCancel: ({ id }, { principal }) => runService.cancel(id, principal),
+      policyList: answer('policyList', () => [fakePolicyResults.policy]),
+      policyShow: answer('policyShow', () => fakePolicyResults.policy),
+      policyCreate: answer('policyCreate', () => fakePolicyResults.policy),
+      policySet: answer('policySet', () => fakePolicyResults.policy),
+      policyEnable: answer('policyEnable', () => fakePolicyResults.policy),
+      policyDisable: answer('policyDisable', () => fakePolicyResults.policy),
+      policyDelete: answer('policyDelete', () => fakePolicyResults.policy),
+      policyPreview: answer('policyPreview', () => fakePolicyResults.preview),
+      schedule: answer('schedule', () => fakePolicyResults.schedule),
       gc: answer('gc', () => fakeResults.gc),
       hypervisors: answer('hypervisors', () => [fakeConfiguration.hypervisor]),
       hypervisorShow: answer('hypervisorShow', () => fakeConfiguration.hypervisor),

@@ -43,6 +43,11 @@ const machineSummary: MachineSummary = {
   state: 'running',
   points: 3,
   newestPoint: '2026-11-21T14:04:05.000Z',
+  policy: 'nightly',
+  policyReason: 'it takes every machine',
+  rpoTargetMs: 129_600_000,
+  rpoNowMs: 7_500_000,
+  isOverdue: false,
   disks: [
     {
       name: 'vda',

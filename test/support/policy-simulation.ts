@@ -102,7 +102,16 @@ export class PolicySimulation {
   add(n: number): void {
     const id = `00000000-0000-4000-8000-${String(n).padStart(12, '0')}`;
     const host = `qemu+ssh://host${n % this.#options.hosts}/system`;
-    const selectable = { id, name: `vm${n}`, host, tags: n % 2 === 0 ? ['even'] : [], folder: null, excluded: null };
+    const selectable = {
+      id,
+      name: `vm${n}`,
+      host,
+      hostName: host,
+      isActive: true,
+      tags: n % 2 === 0 ? ['even'] : [],
+      folder: null,
+      excluded: null,
+    };
     const history = n < this.#options.watched ? [] : undefined;
     this.machines.set(id, {
       selectable,

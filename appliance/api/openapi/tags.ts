@@ -21,6 +21,7 @@ export const TAGS: Readonly<Record<string, string>> = {
   restores: 'Putting a state somewhere.',
   retention: 'Which recovery points stay.',
   runs: 'What takes its time.',
+  schedule: 'What the policies do next.',
   session: 'Logging in and out.',
   sessions: 'Who is logged in.',
   settings: 'Settings of the appliance.',

@@ -2,7 +2,7 @@
 import { connectMembers } from './machines.ts';
 import { consistency, diskStatsMembers, pointKind, skippedDisk } from './manifest.ts';
 import type { Immutable, Static } from './type.ts';
-import { amount, count, flag, list, maybe, params, report, text, time, word } from './vocabulary.ts';
+import { amount, count, flag, list, maybe, number, oneOf, params, report, text, time, word } from './vocabulary.ts';
 
 /** Taking a recovery point. */
 
@@ -10,6 +10,13 @@ export const backupParams = params({
   target: word("A machine's name or UUID, or an NBD URI.", 'web'),
   name: maybe(word('The name under which an NBD source is kept; default: its export name or host.')),
   fullScan: maybe(flag('Compare everything, whatever the tracker says.')),
+  quiesce: maybe(
+    oneOf(
+      ['try', 'always', 'never'],
+      "Freeze the guest's file systems: if possible (the default), or else fail, or never.",
+    ),
+  ),
+  bandwidth: maybe(number({ from: 65_536, to: 2 ** 40 }, 'Bytes per second that may be read; no limit when left out.')),
   ...connectMembers,
 });
 

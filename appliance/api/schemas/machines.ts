@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Immutable, type Static, Type } from './type.ts';
-import { count, flag, list, maybe, oneOf, orNull, params, report, text, time, word } from './vocabulary.ts';
+import { amount, count, flag, list, maybe, oneOf, orNull, params, report, text, time, word } from './vocabulary.ts';
 
 /** Machines, as their hypervisor reports them. */
 
@@ -34,6 +34,11 @@ const machineMembers = {
   disks: list(machineDisk),
   points: count('Recovery points that exist.'),
   newestPoint: orNull(time(), 'When the newest of them was taken.'),
+  policy: orNull(text(), 'The policy that has it; null: nobody protects it by itself.'),
+  policyReason: text('Why that policy has it, or why none.'),
+  rpoTargetMs: orNull(amount(), 'How old its newest state may be.'),
+  rpoNowMs: orNull(amount(), 'How old it is; null when there is none.'),
+  isOverdue: flag('It is older than it may be.'),
 } as const;
 
 export const machineSummary = report('MachineSummary', machineMembers);

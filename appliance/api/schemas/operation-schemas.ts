@@ -33,6 +33,16 @@ import {
 import { machineDetails, machineListParams, machineListResult, machineShowParams } from './machines.ts';
 import { deleteParams, deleteResult, pointParams, pointShowResult, pointsParams, pointsResult } from './points.ts';
 import {
+  policyCreateParams,
+  policyEnableParams,
+  policyListResult,
+  policyParams,
+  policyPreviewResult,
+  policyReport,
+  policySetParams,
+  scheduleResult,
+} from './policies.ts';
+import {
   protectionPauseParams,
   protectionReport,
   protectionResult,
@@ -132,6 +142,15 @@ export const OPERATION_SCHEMAS = {
   lock: { params: lockParams, result: pointGuards },
   retentionPreview: { params: retentionPreviewParams, result: retentionPreviewResult },
   retentionApply: { params: retentionApplyParams, result: retentionApplyResult },
+  policyList: { params: noParams, result: policyListResult },
+  policyShow: { params: policyParams, result: policyReport },
+  policyCreate: { params: policyCreateParams, result: policyReport },
+  policySet: { params: policySetParams, result: policyReport },
+  policyEnable: { params: policyEnableParams, result: policyReport },
+  policyDisable: { params: policyParams, result: policyReport },
+  policyDelete: { params: policyParams, result: policyReport },
+  policyPreview: { params: policyParams, result: policyPreviewResult },
+  schedule: { params: noParams, result: scheduleResult },
   gc: { params: gcParams, result: gcResult },
   exports: { params: noParams, result: exportsResult },
   runs: { params: runsParams, result: runsResult },

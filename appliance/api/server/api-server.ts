@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createServer } from 'node:http';
+import { createServer, type Server } from 'node:http';
+import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import { systemClock } from '../../core/clock.ts';
 import type { InvariantViolation } from '../../core/invariant.ts';
 import type { ApplianceHost } from '../appliance-host.ts';
-import { controlSocketPath, listenAt } from '../control-socket.ts';
+import { controlSocketPath, listenAt, type SocketAddress } from '../control-socket.ts';
 import type { ServiceHealth } from '../service-health.ts';
 import { Activity } from './activity.ts';
 import { buildApiApp } from './api-app.ts';
-import type { ApiContext, ApiExtension, NetworkAccess } from './api-context.ts';
+import type { ApiContext, ApiExtension } from './api-context.ts';
 import { ExportHolds } from './export-holds.ts';
 import { IdempotencyKeys } from './idempotency.ts';
 import { localAccess } from './local-access.ts';
-import { closeApp, type Listener, listenOnNetwork, type NetworkOptions } from './network.ts';
 import { logRuns } from './run-log.ts';
 import { SERVER_LIMITS } from './server-limits.ts';
 import { addStopRoute, healthOf } from './service-routes.ts';
 import { StreamRoutes } from './stream-routes.ts';
-import type { CertificateFiles } from './tls/certificate-source.ts';
+
+/** What is still being sent when the service ends may take so long. */
+const FLUSH_LIMIT_MS = 2_000;
 
 export interface ApiServerOptions {
   /** Stays the caller's; it must outlive the server. */
@@ -42,7 +44,8 @@ export class ApiServer implements AsyncDisposable {
   readonly #streams: StreamRoutes;
   readonly #extensions: readonly ApiExtension[];
   readonly #log: Disposable;
-  readonly #listeners: AsyncDisposable[] = [];
+  readonly #apps: FastifyInstance[] = [];
+  #address: SocketAddress | undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(options: ApiServerOptions) {
@@ -71,44 +74,14 @@ export class ApiServer implements AsyncDisposable {
       context: server.#context,
       access: localAccess(),
       streams: server.#streams,
-      transport: 'local',
+      isLocal: true,
       extensions: [...server.#extensions, addStopRoute],
       createServer: (handler) => createServer(SERVER_LIMITS, handler),
     });
     await app.ready();
-    const address = await listenAt(app.server, server.path);
-    server.#listeners.push({
-      [Symbol.asyncDispose]: async () => {
-        await closeApp(app);
-        address[Symbol.dispose]();
-      },
-    });
+    server.#address = await listenAt(app.server, server.path);
+    server.#apps.push(app);
     return server;
-  }
-
-  /**
-   * Also listens on the network, for those whom `access` lets in; all listeners end with the server.
-   * @throws ApplianceError BAD_ARGUMENT, LISTEN_FAILED, CERTIFICATE_INVALID, IO_FAILED
-   */
-  async listenOnNetwork(
-    options: Pick<NetworkOptions, 'https' | 'http'> & { readonly files?: CertificateFiles | undefined },
-    { access, extensions = [] }: NetworkAccess,
-  ): Promise<readonly Listener[]> {
-    const { stateDirectory, logger } = this.#context;
-    const { files, ...addresses } = options;
-    const certificate = { stateDirectory, files, logger, clock: systemClock };
-    const listeners = await listenOnNetwork({ ...addresses, certificate }, (scheme, create) =>
-      buildApiApp({
-        context: this.#context,
-        access,
-        streams: this.#streams,
-        transport: scheme,
-        extensions: [...this.#extensions, ...extensions],
-        createServer: create,
-      }),
-    );
-    this.#listeners.push(...listeners);
-    return listeners;
   }
 
   health(): ServiceHealth {
@@ -144,7 +117,20 @@ export class ApiServer implements AsyncDisposable {
     await this.#context.activity.stop({ deadlineMs: 0 });
     await this.#context.holds.stop();
     this.#streams.close();
-    await Promise.all(this.#listeners.map((listener) => listener[Symbol.asyncDispose]()));
+    await Promise.all(this.#apps.map((app) => closeServer(app.server)));
+    await Promise.all(this.#apps.map((app) => app.close()));
     this.#log[Symbol.dispose]();
+    this.#address?.[Symbol.dispose]();
   }
+}
+
+/** Lets what is being sent arrive, shortly, and cuts off the rest. */
+async function closeServer(server: Server): Promise<void> {
+  const closed = new Promise<void>((resolve) => {
+    server.close(() => resolve());
+  });
+  server.closeIdleConnections();
+  const timer = setTimeout(() => server.closeAllConnections(), FLUSH_LIMIT_MS);
+  await closed;
+  clearTimeout(timer);
 }

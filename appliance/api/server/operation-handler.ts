@@ -8,7 +8,7 @@ import { performOperation, publishChanges } from '../appliance-host.ts';
 import { API_ROOT, isOperationName, OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
 import type { OperationContext, OperationName } from '../operations.ts';
 import { asApplianceError } from '../wire-error.ts';
-import type { AccessControl, ApiContext, OperationCall } from './api-context.ts';
+import type { AccessControl, ApiContext } from './api-context.ts';
 import type { Answer } from './idempotency.ts';
 import { pageOf } from './page.ts';
 import { type RequestParams, requestParams } from './request-params.ts';
@@ -60,7 +60,7 @@ class OperationHandler {
     const { principal } = request;
     if (principal === undefined) throw new InvariantViolation('who asks for an operation is known');
     const call: Call = { request, principal, ...requestParams(this.name, request) };
-    await this.#access.authorize(this.#asked(call));
+    await this.#access.authorize({ principal, operation: this.name, params: call.params, request });
     const { activity } = this.#context;
     if (this.route.kind === 'read') return this.#read(call, reply);
     const answer = await this.#once(call, () =>
@@ -69,20 +69,27 @@ class OperationHandler {
     return reply.code(answer.status).headers(answer.headers).type(JSON_TYPE).send(answer.body);
   }
 
-  #asked({ principal, params, request }: Call): OperationCall {
-    return { principal, operation: this.name, params, request };
-  }
-
   async #read(call: Call, reply: FastifyReply): Promise<FastifyReply> {
     const { activity } = this.#context;
     const isForTheEnd = FOR_THE_END.includes(this.name) && activity.isStopping;
     const work = (): Promise<unknown> => this.#perform(call, this.#readSignal(reply));
     const result = isForTheEnd ? await work() : await activity.perform(this.name, work);
-    const body = JSON.stringify(this.route.isList === true ? pageOf(result as readonly unknown[], call.rest) : result);
+    const body = JSON.stringify(this.route.isList === true ? this.#page(result, call) : result);
     const tag = `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
     reply.header('etag', tag);
     if (matches(call.request.headers['if-none-match'], tag)) return reply.code(304).send();
     return reply.type(JSON_TYPE).send(body);
+  }
+
+  #page(result: unknown, { principal, rest }: Call): unknown {
+    const items = result as readonly Readonly<Record<string, unknown>>[];
+    const { restorer } = this.route;
+    if (principal.role !== 'restorer') return pageOf(items, rest);
+    const member = restorer !== undefined && 'item' in restorer ? restorer.item : undefined;
+    const own = items.filter(
+      (item) => member !== undefined && (principal.machines ?? []).includes(String(item[member])),
+    );
+    return pageOf(own, rest);
   }
 
   async #change(call: Call): Promise<Answer> {
@@ -124,8 +131,7 @@ class OperationHandler {
     };
     let outcome = 'ok';
     try {
-      const result = await performOperation(host, { operation: this.name, params: call.params, context });
-      return this.#access.visible === undefined ? result : await this.#access.visible(this.#asked(call), result);
+      return await performOperation(host, { operation: this.name, params: call.params, context });
     } catch (thrown) {
       if (thrown instanceof InvariantViolation) onDefect(thrown);
       const error = asApplianceError(thrown, signal);

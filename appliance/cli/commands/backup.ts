@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { BackupDiskReport, BackupReport } from '../../api/operations.ts';
+import { parseBytes } from '../../core/amounts.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
 import { formatBytes, formatDuration, formatTime, plain } from '../format.ts';
@@ -10,8 +11,11 @@ import { type Column, indented, renderTable } from '../table.ts';
 interface BackupOptions {
   readonly name?: string;
   readonly fullScan?: boolean;
+  readonly quiesce?: 'try' | 'always' | 'never';
+  readonly bandwidth?: string;
 }
 
+const RATES = { least: 65_536, most: 2 ** 40, what: 'bandwidth', hint: 'Bytes per second, at least 64KiB: 50MiB.' };
 const NBD_SCHEME = /^nbds?(\+[a-z]+)?:\/\//i;
 
 export function isNbdUri(text: string): boolean {
@@ -36,7 +40,15 @@ export function addBackup(program: Command, cli: CliRun): void {
     options: (command) =>
       command
         .option('--name <name>', 'name under which an NBD export is kept (default: export name or host)')
-        .option('--full-scan', 'read all disks in full and store what differs'),
+        .option('--full-scan', 'read all disks in full and store what differs')
+        .addOption(
+          new Option('--quiesce <rule>', 'freeze the guest: if possible (default), or else fail, or never').choices([
+            'try',
+            'always',
+            'never',
+          ]),
+        )
+        .option('--bandwidth <rate>', 'bytes per second that may be read: 50MiB'),
     connects: true,
     action: backup,
   });
@@ -44,9 +56,11 @@ export function addBackup(program: Command, cli: CliRun): void {
 
 async function backup(run: CommandRun, [given = '']: readonly string[], options: BackupOptions): Promise<Outcome> {
   const target = isNbdUri(given) ? run.nbdUri(given) : given;
+  const { quiesce } = options;
+  const bandwidth = options.bandwidth === undefined ? undefined : parseBytes(options.bandwidth, RATES);
   const report = await run.call(
     'backup',
-    defined({ target, name: options.name, fullScan: options.fullScan, connect: run.connect }),
+    defined({ target, name: options.name, fullScan: options.fullScan, quiesce, bandwidth, connect: run.connect }),
   );
   return { value: report, text: renderBackup(report, run) };
 }

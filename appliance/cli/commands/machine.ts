@@ -8,6 +8,9 @@ import type { CliRun } from '../run-cli.ts';
 import { type Column, indented, renderFields, renderTable } from '../table.ts';
 import { addWide, type WideOption } from '../wide-option.ts';
 
+/** Of a policy's name, where there is little room. */
+const MAX_POLICY_NAME = 11;
+
 /** Kinds of drives whose medium comes and goes. */
 const REMOVABLE: ReadonlySet<string> = new Set(['cdrom', 'floppy']);
 
@@ -16,11 +19,11 @@ export function addMachine(program: Command, cli: CliRun): void {
   defineCommand<WideOption>(machine, cli, {
     usage: 'list',
     summary: 'list the machines of the hypervisor',
-    description: 'Lists the machines of the hypervisor with their disks and how many recovery points exist.',
+    description: 'Lists the machines of the hypervisor with who protects them and how many recovery points exist.',
     examples: [
       ['understudy machine list', 'the default connection'],
       ['understudy machine list --connect qemu+ssh://root@host/system', 'another host'],
-      ['understudy machine list --wide', 'with the size of every disk'],
+      ['understudy machine list --wide', 'with every disk, and why a policy has a machine'],
     ],
     options: addWide,
     connects: true,
@@ -44,15 +47,12 @@ async function list(run: CommandRun, _args: readonly string[], { wide }: WideOpt
   const disks: readonly Column<MachineSummary>[] =
     wide === true
       ? [{ title: 'DISKS', cell: (machine) => machine.disks.map(briefDisk).join(', ') || '–' }]
-      : [
-          { title: 'DISKS', align: 'right', cell: (machine) => String(fixedDisks(machine).length) },
-          { title: 'SIZE', align: 'right', cell: totalSize },
-          { title: 'PROTECTION', cell: briefProtection },
-        ];
+      : [{ title: 'PROTECTION', cell: briefProtection }];
   const columns: Column<MachineSummary>[] = [
     { title: 'NAME', cell: (machine) => plain(machine.name) },
     { title: 'STATE', cell: (machine) => plain(machine.state) },
     ...disks,
+    { title: 'POLICY', cell: (machine) => policyText(machine, run, wide) },
     { title: 'POINTS', align: 'right', cell: (machine) => String(machine.points) },
     { title: 'NEWEST', cell: (machine) => (wide === true ? newest(machine, run) : newestAge(machine, run)) },
   ];
@@ -75,6 +75,7 @@ function renderMachine(machine: MachineDetails, run: CommandRun): string {
         'guest agent',
         machine.hasAgent ? 'yes: file systems are frozen for a backup' : 'no: points are crash-consistent',
       ],
+      ['policy', policyText(machine, run, true)],
       ['points', machine.newestPoint === null ? 'none yet' : `${machine.points}, newest ${newest(machine, run)}`],
     ],
     paint,
@@ -104,6 +105,19 @@ function newest(machine: MachineSummary, run: CommandRun): string {
   return age === '' ? formatTime(newestPoint) : `${formatTime(newestPoint)} (${age})`;
 }
 
+function brief(name: string): string {
+  return name.length <= MAX_POLICY_NAME ? name : `${name.slice(0, MAX_POLICY_NAME - 1)}…`;
+}
+
+/** Who protects it: what nobody protects, or what is overdue, stands out. */
+function policyText(machine: MachineSummary, run: CommandRun, isWide?: boolean): string {
+  const { policy, policyReason, isOverdue } = machine;
+  const why = isWide === true ? ` (${plain(policyReason)})` : '';
+  if (policy === null) return `${run.paint('yellow', 'unprotected')}${why}`;
+  const name = isWide === true ? plain(policy) : brief(plain(policy));
+  return `${isOverdue ? run.paint('red', `${name}, overdue`) : name}${why}`;
+}
+
 function newestAge({ newestPoint }: MachineSummary, run: CommandRun): string {
   if (newestPoint === null) return '–';
   return formatAge(newestPoint, run.io.clock.nowMs()) || formatLocalTime(newestPoint);
@@ -112,11 +126,6 @@ function newestAge({ newestPoint }: MachineSummary, run: CommandRun): string {
 /** Without drives that nobody expects in a backup. */
 function fixedDisks({ disks }: MachineSummary): readonly MachineDisk[] {
   return disks.filter((disk) => !(disk.protection === 'none' && REMOVABLE.has(disk.device)));
-}
-
-function totalSize(machine: MachineSummary): string {
-  const sizes = fixedDisks(machine).flatMap((disk) => disk.sizeBytes ?? []);
-  return sizes.length === 0 ? '–' : formatBytes(sizes.reduce((sum, size) => sum + size, 0));
 }
 
 /** One word when all disks are alike, otherwise the disks that are worse off. */

@@ -26,6 +26,8 @@ export interface ProtectionRequest {
   /** Left out: what it was before, or the journal's own. */
   readonly windowMs?: number;
   readonly windowBytes?: number;
+  /** The policy on whose behalf it is; left out for the operator, to whom the machine then belongs. */
+  readonly policy?: string | undefined;
 }
 
 /** A protected machine as it is now. */
@@ -113,7 +115,8 @@ export class ContinuousService implements AsyncDisposable {
       const now = new Date(this.#parts.clock.nowMs()).toISOString();
       const since = known?.record.endedAt === undefined ? (known?.record.since ?? now) : now;
       const window = windowOf(request, known?.record);
-      const record = { machineId, name: domain.name, connect, intervalMs, durability, ...window, since };
+      const owner = request.policy === undefined ? {} : { policy: request.policy };
+      const record = { machineId, name: domain.name, connect, intervalMs, durability, ...window, ...owner, since };
       await this.#records.put(record);
       const machine = this.#remember(record);
       try {
@@ -149,6 +152,11 @@ export class ContinuousService implements AsyncDisposable {
       this.#remember(record);
       return { record, point, isCurrent, problem };
     });
+  }
+
+  /** What is to be protected, and how; without looking at it. */
+  get records(): readonly ProtectionRecord[] {
+    return this.#active.map(({ record }) => record);
   }
 
   /** Every machine that is protected. */

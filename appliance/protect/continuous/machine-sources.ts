@@ -67,7 +67,7 @@ export class MachineSources implements PointSources {
       repositoryId,
       isFullScanRequested: false,
       // The guest would stand still for a moment each few seconds.
-      freezesGuest: false,
+      quiesce: 'never',
       hasAttachments: false,
       knownLevels: this.#knownLevels,
       freezeMarker: { set: nothing, clear: nothing },

@@ -16,6 +16,8 @@ export interface ProtectionRecord {
   /** How long, and how much at most, the journal keeps; the journal's own defaults when they are not said. */
   readonly windowMs?: number;
   readonly windowBytes?: number;
+  /** The policy that wants it; left out where the operator began it. */
+  readonly policy?: string;
   /** ISO 8601. */
   readonly since: string;
   /** Protection was ended then; the journal stays until what it holds is too old. */

@@ -38,7 +38,8 @@ export interface EnginePorts {
   /** Takes a recovery point. Returns when it was taken, ms since the epoch, as `newestPoints` says it. */
   backup(machine: SelectableMachine, policy: Policy, watch: RunWatch): Promise<number>;
   protect(machine: SelectableMachine, policy: Policy, watch: RunWatch): Promise<void>;
-  unprotect(machine: SelectableMachine): Promise<void>;
+  /** Ends protection that the policy of this name began. */
+  unprotect(machine: SelectableMachine, policy: string): Promise<void>;
   /** Deletes what the policy's rule lets go. */
   retain(machine: SelectableMachine, policy: Policy, signal: AbortSignal): Promise<void>;
   /** Why nothing may be deleted by a rule now; null when it may. */
@@ -65,6 +66,8 @@ const RETAIN_AGAIN_MS = 600_000;
 const MINUTE_MS = 60_000;
 /** A run that makes no progress for so long is ended, and leaves its place to others. */
 export const STALL_MS = 3_600_000;
+/** A run that somebody cancelled is not begun again at once. */
+const CANCELLED_MS = 3_600_000;
 const MAX_REPOSITORY_DELAY_MS = 15 * 60_000;
 
 interface Running {
@@ -132,6 +135,16 @@ export class PolicyEngine {
     return Math.max(now.uptimeMs, Math.min(plan.wakeAtMs, this.#factsAtMs, ...reads));
   }
 
+  /** Learns what there is, without beginning anything: for one that never steps. */
+  async survey(): Promise<void> {
+    const now = this.#ports.moment();
+    this.#takePolicies();
+    this.#readHosts(now);
+    await this.settled();
+    this.#readFacts(now);
+    await this.settled();
+  }
+
   /** The plan of now, without doing it. */
   plan(now: Moment = this.#ports.moment()): RunPlan {
     return planRuns(this.planInput(now));
@@ -161,8 +174,13 @@ export class PolicyEngine {
     return this.#states.get(machineId);
   }
 
-  hostProblem(uri: string): string | null {
-    return this.#hosts.get(uri)?.problem ?? null;
+  get hosts(): readonly HostState[] {
+    return [...this.#hosts.values()];
+  }
+
+  /** False until it is known what there is. */
+  get isReady(): boolean {
+    return this.#hasFacts;
   }
 
   /** Policies were changed, or something outside: everything is looked at again in the next step. */
@@ -248,7 +266,7 @@ export class PolicyEngine {
         if (state.policy !== undefined && !this.#records.has(machine.id)) await this.#keep(state);
         // A machine that is new here may have points from before.
         this.#factsAtMs = Number.NEGATIVE_INFINITY;
-      } else {
+      } else if (isTheSame(known.machine, machine)) {
         known.machine = machine;
         this.#assign(known);
       }
@@ -344,7 +362,7 @@ export class PolicyEngine {
       const delayMs = Math.min(MAX_REPOSITORY_DELAY_MS, retryDelayMs('transient', attempts, 'repository'));
       this.#repository = { attempts, retryAtMs: now.uptimeMs + delayMs };
       state.failed(error, now, 0);
-    } else state.failed(error, now);
+    } else state.failed(error, now, hasCode(error, 'ABORTED') ? CANCELLED_MS : undefined);
   }
 
   #endStalled(now: Moment): void {
@@ -371,7 +389,7 @@ export class PolicyEngine {
 
   async #unprotect({ machine }: MachineState, owner: string): Promise<void> {
     try {
-      await this.#ports.unprotect(machine);
+      await this.#ports.unprotect(machine, owner);
       this.#ports.onNotice(`${machine.name} is not protected continuously any more: policy ${owner} does not want it`);
     } catch (error) {
       this.#ports.onNotice(`protection of ${machine.name} could not be ended: ${asApplianceError(error).message}`);
@@ -444,6 +462,11 @@ export class PolicyEngine {
     });
     this.#tasks.add(tracked);
   }
+}
+
+/** A machine that was moved is known to two hypervisors for a while: the one on which it runs has it. */
+function isTheSame(known: SelectableMachine, machine: SelectableMachine): boolean {
+  return known.host === machine.host || (machine.isActive && !known.isActive);
 }
 
 function hasRule({ policy }: MachineState): boolean {

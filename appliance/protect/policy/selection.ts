@@ -7,6 +7,10 @@ export interface SelectableMachine {
   readonly name: string;
   /** The hypervisor's URI. */
   readonly host: string;
+  /** Its name, or the URI. */
+  readonly hostName: string;
+  /** It runs there: of two hypervisors that know it, that one has it. */
+  readonly isActive: boolean;
   readonly tags: readonly string[];
   /** `/prod/web`; null for none. */
   readonly folder: string | null;
@@ -72,7 +76,7 @@ function matcherOf(selection: PolicySelection): Matcher {
   const folders = (selection.folders ?? []).map((folder) => folder.replace(/\/+$/, ''));
   const hosts = selection.hypervisors === undefined ? undefined : new Set(selection.hypervisors);
   return (machine) => {
-    if (hosts?.has(machine.host) === false) return undefined;
+    if (hosts !== undefined && !hosts.has(machine.host) && !hosts.has(machine.hostName)) return undefined;
     if (exceptIds.has(machine.id) || exceptNames.some((isMatch) => isMatch(machine.name))) return undefined;
     if (ids.has(machine.id)) return 'by its id';
     const name = names.find(({ test }) => test(machine.name));

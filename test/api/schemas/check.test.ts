@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
+import { isDeepStrictEqual } from 'node:util';
 import { Ajv } from 'ajv';
 import fc from 'fast-check';
 import { localPrincipal } from '../../../appliance/access/principal.ts';
@@ -26,16 +27,26 @@ function isAccepted(name: OperationName, params: unknown): boolean {
   }
 }
 
-const VALUES: Readonly<Record<string, unknown>> = { boolean: true, integer: 4096 };
+const VALUES: Readonly<Record<string, unknown>> = { boolean: true, array: [], object: {} };
+
+interface MemberSchema {
+  readonly type?: string;
+  readonly enum?: readonly unknown[];
+  readonly minimum?: number;
+}
+
+function membersOf(name: OperationName): Readonly<Record<string, MemberSchema>> {
+  return paramsSchemaOf(name).properties as Readonly<Record<string, MemberSchema>>;
+}
+
+function valueOf(schema: MemberSchema): unknown {
+  if (schema.type === 'integer') return schema.minimum ?? 4096;
+  return schema.enum?.[0] ?? VALUES[schema.type ?? ''] ?? 'text';
+}
 
 /** Parameters with every member that the operation knows. */
 function completeParams(name: OperationName): Record<string, unknown> {
-  const members = Object.entries(
-    paramsSchemaOf(name).properties as Readonly<Record<string, { type?: string; enum?: readonly unknown[] }>>,
-  );
-  return Object.fromEntries(
-    members.map(([member, schema]) => [member, schema.enum?.[0] ?? VALUES[schema.type ?? ''] ?? 'text']),
-  );
+  return Object.fromEntries(Object.entries(membersOf(name)).map(([member, schema]) => [member, valueOf(schema)]));
 }
 
 function isNumber(value: unknown): boolean {
@@ -72,13 +83,14 @@ for (const name of NAMES) {
     for (const member of Object.keys(complete)) {
       for (const wrong of [
         null,
-        isNumber(complete[member]) ? -1 : 1,
+        isNumber(complete[member]) ? (membersOf(name)[member]?.minimum ?? 0) - 1 : 1,
         1.5,
         [],
         {},
         '',
         'x'.repeat(MAX_PARAMETER_CHARACTERS + 1),
       ]) {
+        if (isDeepStrictEqual(wrong, complete[member])) continue;
         assert.equal(isAccepted(name, { ...complete, [member]: wrong }), false, `${member}: ${JSON.stringify(wrong)}`);
       }
     }

@@ -12,6 +12,8 @@ const WEB: SelectableMachine = {
   id: '4c4c4544-0050-3510-8052-b4c04f4d3232',
   name: 'web-1',
   host: 'qemu:///system',
+  hostName: 'lab',
+  isActive: true,
   tags: ['gold', 'web'],
   folder: '/prod/web',
   excluded: null,
@@ -30,6 +32,7 @@ test('a policy selects by name, id, tag, folder, or everything, without its exce
   assert.deepEqual(by({ tags: ['gold'] }), ['p', 'by tag (gold)']);
   assert.deepEqual(by({ folders: ['/prod/'] }), ['p', 'by folder (/prod)']);
   assert.deepEqual(by({ all: true }), ['p', 'it takes every machine']);
+  assert.deepEqual(by({ all: true, hypervisors: ['lab'] }), ['p', 'it takes every machine']);
   const none = [undefined, 'no policy selects it'];
   assert.deepEqual(by({ folders: ['/pro'] }), none);
   assert.deepEqual(by({ tags: ['Gold'] }), none);
