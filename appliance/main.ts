@@ -10,12 +10,15 @@ import { Hypervisors } from './app/hypervisors.ts';
 import { type Initialized, initialize as initializeWith } from './app/initialize.ts';
 import { LocalAppliance } from './app/local-appliance.ts';
 import { openRepositoryStore } from './app/repository-store.ts';
+import { SelfBackup } from './app/self-backup.ts';
 import { StateDirectory } from './app/state-directory.ts';
 import { Configuration } from './config/configuration.ts';
 import { systemClock } from './core/clock.ts';
 import { ApplianceError } from './core/errors.ts';
 import { FileLock } from './core/file-lock.ts';
+import { ApplianceStates } from './repository/appliance-state.ts';
 import { checkMasterKey, loadConfig } from './repository/config.ts';
+import { deriveKeys } from './repository/keys.ts';
 
 /** The wiring: which implementation stands behind each port. */
 
@@ -81,14 +84,32 @@ export async function openAppliance(options: OpenOptions): Promise<ApplianceHost
     { whole: () => appliance, isService: options.isService ?? false, onNotice },
     () => resources.disposeAsync(),
   );
+  const isEncrypted = config.encryption !== 'none';
+  const selfBackup = new SelfBackup({
+    stateDirectory: state.path,
+    configuration,
+    audit,
+    isEncrypted,
+    clock,
+    onNotice,
+    states: new ApplianceStates(store, deriveKeys(masterKey, config.id, isEncrypted)),
+    catalog: () => local.catalog(),
+  });
+  const ending = {
+    [Symbol.asyncDispose]: async (): Promise<void> => {
+      await selfBackup.stop();
+      await local[Symbol.asyncDispose]();
+    },
+  };
   const more = compose(
     new ConfigurationOperations(configuration, hypervisors),
-    new AuditOperations(audit, clock, async () => []),
+    new AuditOperations(audit, clock, () => selfBackup.anchors()),
   );
-  const appliance: ApplianceHost = auditedAppliance(compose(local, more), audit);
+  const appliance: ApplianceHost = auditedAppliance(compose(compose(local, more), ending), audit);
   if (options.isService === true) {
     try {
       await local.start();
+      selfBackup.start();
     } catch (error) {
       await appliance[Symbol.asyncDispose]();
       throw error;

@@ -20,6 +20,7 @@ const DRAIN_LIMIT_MS = 2_000;
 export class ApplianceAudit implements AsyncDisposable {
   readonly #options: ApplianceAuditOptions;
   readonly #forwarder: AuditForwarder;
+  readonly #listeners = new Set<(entry: AuditEntry) => void>();
   #log: Promise<AuditLog> | undefined;
 
   constructor(options: ApplianceAuditOptions) {
@@ -39,13 +40,22 @@ export class ApplianceAudit implements AsyncDisposable {
       stateDirectory,
       clock,
       key: derivedKey(configuration.keys.current, 'audit anchor'),
-      onEntry: (entry) => this.#forwarder.send(entry),
+      onEntry: (entry) => {
+        this.#forwarder.send(entry);
+        for (const listener of this.#listeners) listener(entry);
+      },
     });
     this.#log = opening;
     opening.catch(() => {
       if (this.#log === opening) this.#log = undefined;
     });
     return opening;
+  }
+
+  /** Called with each entry once it is durable. Must not throw or wait. */
+  onEntry(listener: (entry: AuditEntry) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
   }
 
   /** Errors as `AuditLog.record`. */

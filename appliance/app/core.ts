@@ -20,6 +20,7 @@ import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Journal } from '../volume/journal.ts';
+import { adoptRestoredRecords } from './appliance-state.ts';
 import type { Hypervisors } from './hypervisors.ts';
 import { keepTime } from './lived-time.ts';
 import { PASS_THROUGH_MODE } from './runtime-directory.ts';
@@ -86,10 +87,10 @@ export async function startCore(
   storage: Storage & { readonly reconciled?: ReconcileReport },
   onNotice: (sentence: string) => void,
 ): Promise<Core> {
-  const { catalog, repository } = storage;
-  const { state, clock } = foundation;
+  const [{ catalog, repository }, { state, clock }] = [storage, foundation];
   await using scope = new AsyncDisposableStack();
   for (const part of [catalog, repository]) scope.use(part);
+  await adoptRestoredRecords(state.path, catalog);
   scope.use(await keepTime(repository, onNotice));
   const connections = scope.use(new ConnectionCache((uri) => foundation.hypervisors.open(uri)));
   const { path: runtimeDirectory } = scope.use(await RuntimeLease.take(state));

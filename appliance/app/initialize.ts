@@ -2,6 +2,7 @@
 import { join, resolve } from 'node:path';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
+import { APPLIANCE_FOLDER, ApplianceStates } from '../repository/appliance-state.ts';
 import {
   CONFIG_KEY,
   checkMasterKey,
@@ -11,8 +12,11 @@ import {
   unlockWithRecoveryKey,
 } from '../repository/config.ts';
 import { DirectoryStore } from '../repository/directory-store.ts';
+import { deriveKeys } from '../repository/keys.ts';
 import { newRecoveryKey } from '../repository/recovery-key.ts';
+import { type RestoredState, restoreApplianceState } from './appliance-state.ts';
 import { isRepository, openRepositoryStore } from './repository-store.ts';
+import { newestState } from './self-backup.ts';
 import { StateDirectory } from './state-directory.ts';
 
 export interface InitializeOptions {
@@ -33,11 +37,13 @@ export interface Initialized {
   readonly repositoryId: string;
   /** Shown once and kept nowhere; null without encryption or for an existing repository. */
   readonly recoveryKey: string | null;
+  /** The state of the appliance that the repository kept; null when there is none. */
+  readonly restored: RestoredState | null;
 }
 
 /**
  * Makes a state directory, with a new repository or for an existing one (`from`). Steps, each durable before the next:
- * working key, the repository's configuration, `state.json`. Interrupted before the last one it can be run again.
+ * working key, the repository's configuration or what it kept of the appliance's own, `state.json`. Interrupted before the last one it can be run again.
  * @throws ApplianceError REPOSITORY_EXISTS, REPOSITORY_NOT_FOUND, REPOSITORY_KEY, NO_SPACE, IO_FAILED
  */
 export async function initialize(options: InitializeOptions): Promise<Initialized> {
@@ -70,7 +76,7 @@ async function createNew(state: StateDirectory, options: InitializeOptions): Pro
     throw repositoryExists(repository, cause);
   }
   await state.storeState({ version: 1, repositoryId: config.id, repository });
-  return { repository, repositoryId: config.id, recoveryKey: recoveryKey ?? null };
+  return { repository, repositoryId: config.id, recoveryKey: recoveryKey ?? null, restored: null };
 }
 
 /**
@@ -85,7 +91,7 @@ async function removeUnfinished(state: StateDirectory, store: DirectoryStore): P
     if (hasCode(error, 'REPOSITORY_KEY', 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) return;
     throw error;
   }
-  for (const folder of ['packs/', 'points/', 'deleted/', 'holds/', 'locks/', 'journals/']) {
+  for (const folder of ['packs/', 'points/', 'deleted/', 'holds/', 'locks/', 'journals/', APPLIANCE_FOLDER]) {
     if ((await store.list(folder)).length > 0) return;
   }
   await store.delete(CONFIG_KEY);
@@ -105,6 +111,9 @@ async function attach(state: StateDirectory, options: InitializeOptions, reposit
   const masterKey = unlockWithRecoveryKey(config, options.recoveryKey);
   checkMasterKey(config, masterKey);
   await state.storeKey(masterKey);
+  const keys = deriveKeys(masterKey, config.id, config.encryption !== 'none');
+  const kept = await newestState(new ApplianceStates(store, keys));
+  const restored = kept === undefined ? null : await restoreApplianceState(state.path, kept);
   await state.storeState({ version: 1, repositoryId: config.id, repository });
-  return { repository, repositoryId: config.id, recoveryKey: null };
+  return { repository, repositoryId: config.id, recoveryKey: null, restored };
 }

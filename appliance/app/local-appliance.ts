@@ -41,6 +41,7 @@ import type {
 } from '../api/schemas/journal.ts';
 import type { CheckParams, CheckReport, RebuildReport, StatusReport } from '../api/schemas/repository.ts';
 import type { CapacityReport } from '../api/schemas/upkeep.ts';
+import type { Catalog } from '../catalog/catalog.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { hostUptime } from '../core/uptime.ts';
 import { parseSelector } from '../protect/selector.ts';
@@ -138,6 +139,12 @@ export class LocalAppliance implements LocalOperations {
   async start(): Promise<void> {
     await this.#open();
     await this.runService.load();
+  }
+
+  /** The catalog while it is open. */
+  async catalog(): Promise<Catalog | undefined> {
+    const [core] = await Promise.allSettled([this.#core]);
+    return core.status === 'fulfilled' ? core.value?.catalog : undefined;
   }
 
   async problems(): Promise<readonly string[]> {

@@ -30,6 +30,16 @@ export interface InitReport {
   readonly repositoryId: string;
   /** Shown once and kept nowhere; null without encryption, and with `from`. */
   readonly recoveryKey: string | null;
+  /** What the repository had kept of a lost appliance; null for nothing. */
+  readonly restored?: {
+    readonly createdAt: string;
+    /** Documents of the configuration by kind. */
+    readonly documents: Readonly<Record<string, number>>;
+    /** Protected machines and spares. */
+    readonly records: number;
+    /** False when passwords have to be entered again. */
+    readonly hasSecrets: boolean;
+  } | null;
 }
 
 /** What the commands work on; the wiring chooses, tests bring their own. */

@@ -16,6 +16,8 @@ export interface RepositoryKeys {
   readonly packRoot: Buffer;
   /** Root of the write logs' segment keys. */
   readonly logRoot: Buffer;
+  /** Root of the keys of the appliance's own states. */
+  readonly applianceRoot: Buffer;
   readonly isEncrypted: boolean;
 }
 
@@ -28,6 +30,7 @@ export function deriveKeys(masterKey: Buffer, repositoryId: string, isEncrypted:
     manifest: createSecretKey(derive('manifest')),
     packRoot: derive('pack'),
     logRoot: derive('write log'),
+    applianceRoot: derive('appliance'),
     isEncrypted,
   };
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import { type ContentKey, keyAt } from '../core/content-id.ts';
 import type { Pace } from '../core/duty-cycle.ts';
+import { ApplianceStates } from './appliance-state.ts';
 import { type Finding, Findings, isDamage } from './check-findings.ts';
 import { type CheckedPacks, checkPacks } from './check-packs.ts';
 import { checkRecords } from './check-records.ts';
@@ -82,6 +84,8 @@ class Check {
   async run(): Promise<CheckResult> {
     const { signal, readData, pace } = this.#options;
     const points = await checkRecords(this.#repository, this.#index, this.#findings);
+    const states = new ApplianceStates(this.#repository.store, this.#repository.keys);
+    for (const { key, error } of await states.check()) this.#findings.add({ object: key, what: error.message });
     const packs = await checkPacks({
       repository: this.#repository,
       index: this.#index,

@@ -43,7 +43,7 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
     genReqId: requestId,
     // Paths that are not percent-encoded.
     frameworkErrors: (thrown, request, reply) => {
-      return refuse(request, reply, { error: frameworkError(thrown), isLocal: transport === 'local' });
+      void refuse(request, reply, { error: frameworkError(thrown), isLocal });
     },
     clientErrorHandler: refuseConnection,
     serverFactory: (handler) => createServer(handler),

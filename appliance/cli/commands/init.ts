@@ -7,7 +7,7 @@ import { askLine } from '../ask.ts';
 import { type CommandRun, defined, type Outcome } from '../command-run.ts';
 import { defineCommand } from '../define-command.ts';
 import type { InitReport } from '../dependencies.ts';
-import { plain } from '../format.ts';
+import { formatTime, plain } from '../format.ts';
 import type { CliRun } from '../run-cli.ts';
 import { indented, renderFields } from '../table.ts';
 
@@ -127,5 +127,14 @@ Next: \`understudy machine list\`, then \`understudy backup NAME\`.
 
 function renderTakenOver(run: CommandRun, report: InitReport): string {
   const facts = indented(`${plain(report.repository)}\n${report.repositoryId}\n`);
-  return `${run.paint('bold', 'The repository was taken over.')}\n${facts}\nNext: \`understudy catalog rebuild\` lists its recovery points.\n`;
+  return `${run.paint('bold', 'The repository was taken over.')}\n${facts}${renderRestored(report)}\nNext: \`understudy catalog rebuild\` lists its recovery points.\n`;
+}
+
+/** What came back of the lost appliance. */
+function renderRestored({ restored = null }: InitReport): string {
+  if (restored === null) return '';
+  const documents = Object.entries(restored.documents).map(([name, count]) => `${count} ${plain(name)}`);
+  const kept = [...documents, `${restored.records} protected machines and spares`].join(', ');
+  const secrets = restored.hasSecrets ? '' : 'Passwords have to be entered again: the repository is not encrypted.\n';
+  return `\nBack from ${formatTime(restored.createdAt)}: ${kept}.\n${secrets}`;
 }
