@@ -4,12 +4,14 @@ import { join } from 'node:path';
 import type { Bookmarked } from '../../cbt/bookmark.ts';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import { type MachineId, parseMachineId } from '../../core/ids.ts';
+import { type HostUptime, hostUptime } from '../../core/uptime.ts';
 import { isLocal } from '../../hypervisor/libvirt/endpoint.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Journal } from '../../volume/journal.ts';
 import type { WriteLayer } from '../../volume/write-layer.ts';
 import { findDomain, isNbdUri } from '../protect-service.ts';
 import type { Durability } from './journal-target.ts';
+import { passedSince } from './passed-time.ts';
 import type { SessionMoment } from './ports.ts';
 import { type ContinuousParts, ProtectedMachine } from './protected-machine.ts';
 import { type ProtectionRecord, ProtectionRecords } from './protection-record.ts';
@@ -147,7 +149,8 @@ export class ContinuousService implements AsyncDisposable {
       }
       await machine.close('protection was ended by the operator');
       const endedAt = new Date(this.#parts.clock.nowMs()).toISOString();
-      const record = { ...machine.record, endedAt };
+      const { pause: _, ...known } = machine.record;
+      const record = { ...known, endedAt, ended: { passedMs: 0, ...this.#uptime() } };
       await this.#records.put(record);
       this.#remember(record);
       return { record, point, isCurrent, problem };
@@ -189,17 +192,17 @@ export class ContinuousService implements AsyncDisposable {
     return this.#exclusively(record.machineId, async () => ({ ...(await machine.bookmark(name)), record }));
   }
 
-  /** Lets another tool have the machine, until `resume` or for so long. @throws ApplianceError MACHINE_NOT_FOUND */
+  /** Lets another tool have the machine, until `resume` or for so long. @throws ApplianceError MACHINE_NOT_FOUND, NO_SPACE, IO_FAILED */
   async pause(target: string, reason: string, forMs?: number): Promise<ProtectionRecord> {
     const machine = await this.#find(target);
     await machine.pause(reason, forMs);
     return machine.record;
   }
 
-  /** @throws ApplianceError MACHINE_NOT_FOUND */
+  /** @throws ApplianceError MACHINE_NOT_FOUND, NO_SPACE, IO_FAILED */
   async resume(target: string): Promise<ProtectionRecord> {
     const machine = await this.#find(target);
-    machine.resume();
+    await machine.resume();
     return machine.record;
   }
 
@@ -307,14 +310,17 @@ export class ContinuousService implements AsyncDisposable {
     this.#machines.delete(machineId);
   }
 
-  /** Journals whose protection ended long ago. */
+  /** Journals whose protection ended long ago; a clock that is set does not make it so. */
   async #prune(): Promise<void> {
-    const nowMs = this.#parts.clock.nowMs();
     for (const [machineId, machine] of this.#machines) {
-      const { endedAt } = machine.record;
-      if (endedAt === undefined || nowMs - Date.parse(endedAt) < KEPT_MS) continue;
+      if (machine.record.endedAt === undefined) continue;
       try {
         await this.#exclusively(machineId, async () => {
+          const ended = passedSince(machine.record.ended ?? { passedMs: 0, ...this.#uptime() }, this.#uptime());
+          if (ended.passedMs < KEPT_MS) {
+            machine.record = { ...machine.record, ended };
+            return await this.#records.put(machine.record);
+          }
           await machine.removeJournal();
           await this.#forget(machine);
         });
@@ -322,6 +328,10 @@ export class ContinuousService implements AsyncDisposable {
         this.#parts.onNotice(`the journal of ${machine.record.name} could not be removed: ${toError(error).message}`);
       }
     }
+  }
+
+  #uptime(): HostUptime {
+    return (this.#parts.uptime ?? hostUptime)();
   }
 
   async #exclusively<T>(machineId: MachineId, work: () => Promise<T>): Promise<T> {

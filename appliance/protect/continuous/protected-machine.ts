@@ -9,12 +9,14 @@ import type { Clock } from '../../core/clock.ts';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import { storageError } from '../../core/file-system.ts';
 import type { MachineId } from '../../core/ids.ts';
+import { type HostUptime, hostUptime } from '../../core/uptime.ts';
 import type { LibvirtConnection } from '../../hypervisor/libvirt/connection.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Repository } from '../../repository/repository.ts';
 import { Journal } from '../../volume/journal.ts';
 import type { ProtectService } from '../protect-service.ts';
 import { MachineSources } from './machine-sources.ts';
+import { type Pause, restOfPause } from './passed-time.ts';
 import { PointStorage } from './point-storage.ts';
 import type { SessionMoment } from './ports.ts';
 import type { ProtectionRecord, ProtectionRecords } from './protection-record.ts';
@@ -37,6 +39,8 @@ export interface ContinuousParts {
   readonly connect: (uri: string, machineId?: MachineId) => Promise<LibvirtConnection>;
   readonly settings: SessionSettings;
   readonly onNotice: (sentence: string) => void;
+  /** Default: the host's. */
+  readonly uptime?: () => HostUptime;
   /** Hears of each point that a session makes. */
   readonly onPoint?: (point: RecoveryPoint) => void;
 }
@@ -173,6 +177,7 @@ export class ProtectedMachine {
       lastMoment,
       onChange: (change) => this.#changed(change, journal),
     });
+    this.#goOnPausing();
     this.#session.start();
   }
 
@@ -200,14 +205,22 @@ export class ProtectedMachine {
     });
   }
 
-  /** Until `resume`, or so long. */
-  pause(reason: string, forMs?: number): Promise<void> {
-    clearTimeout(this.#resuming);
-    if (forMs !== undefined) this.#resuming = setTimeout(() => this.resume(), forMs).unref();
-    return this.#session?.pause(reason) ?? Promise.resolve();
+  /** Until `resume`, or so long, through restarts of the service. Durable when settled. @throws ApplianceError NO_SPACE, IO_FAILED */
+  async pause(reason: string, forMs?: number): Promise<void> {
+    const at = new Date(this.#parts.clock.nowMs()).toISOString();
+    const pause: Pause = { reason, ...(forMs === undefined ? {} : { forMs }), at, since: this.#uptime() };
+    const record = { ...this.#record, pause };
+    await this.#records.put(record);
+    this.#record = record;
+    this.#resumeAfter(forMs);
+    await this.#session?.pause(reason);
   }
 
-  resume(): void {
+  /** Errors as `pause`; then it stays paused. */
+  async resume(): Promise<void> {
+    const { pause, ...record } = this.#record;
+    if (pause !== undefined) await this.#records.put(record);
+    this.#record = record;
     clearTimeout(this.#resuming);
     this.#session?.resume();
   }
@@ -227,6 +240,34 @@ export class ProtectedMachine {
     await rm(this.directory, { recursive: true, force: true }).catch((error: unknown) => {
       throw storageError(error, 'remove', this.directory);
     });
+  }
+
+  /** A session begins as the one before was told. */
+  #goOnPausing(): void {
+    const { pause } = this.#record;
+    if (pause === undefined) return;
+    const restMs = restOfPause(pause, this.#parts.clock.nowMs(), this.#uptime());
+    void this.#session?.pause(pause.reason);
+    this.#resumeAfter(restMs);
+  }
+
+  #resumeAfter(restMs: number | undefined): void {
+    clearTimeout(this.#resuming);
+    if (restMs !== undefined) this.#resuming = setTimeout(() => void this.#resumeByItself(), restMs).unref();
+  }
+
+  async #resumeByItself(): Promise<void> {
+    try {
+      await this.resume();
+    } catch (error) {
+      // The next start finds that its time has passed.
+      this.#parts.onNotice(`that the pause of ${this.#record.name} is over was not kept: ${toError(error).message}`);
+      this.#session?.resume();
+    }
+  }
+
+  #uptime(): HostUptime {
+    return (this.#parts.uptime ?? hostUptime)();
   }
 
   async #end(reason: string): Promise<void> {

@@ -3,6 +3,7 @@ import type { Catalog } from '../../catalog/catalog.ts';
 import type { MachineId } from '../../core/ids.ts';
 import type { CyclePosition } from './cycle-position.ts';
 import type { Durability } from './journal-target.ts';
+import type { PassedTime, Pause } from './passed-time.ts';
 import type { RecordCopies } from './record-copies.ts';
 
 /** A machine under continuous protection, as it is kept through restarts. */
@@ -22,6 +23,10 @@ export interface ProtectionRecord {
   readonly since: string;
   /** Protection was ended then; the journal stays until what it holds is too old. */
   readonly endedAt?: string;
+  /** Since then. */
+  readonly ended?: PassedTime;
+  /** The operator wants the machine left alone. */
+  readonly pause?: Pause;
 }
 
 const RECORD_PREFIX = 'protection-';

@@ -22,6 +22,9 @@ interface Scene {
   readonly domains: Map<string, string>;
   /** A service over the same state directory, and an empty catalog. */
   readonly withoutCatalog: () => Promise<{ readonly service: ContinuousService; readonly notices: readonly string[] }>;
+  /** A service over the same state directory and catalog. */
+  readonly again: () => Promise<ContinuousService>;
+  readonly uptime: { uptimeMs: number };
   isReachable: boolean;
 }
 
@@ -61,11 +64,13 @@ async function makeScene(t: TestContext, known: Readonly<Record<string, string>>
     connect,
   };
   const notices: string[] = [];
+  const uptime = { bootId: 'a', uptimeMs: 0 };
   const parts = {
     ...own,
     protect: new ProtectService(own),
     stateDirectory: directory,
     settings: DEFAULT_SESSION_SETTINGS,
+    uptime: () => ({ ...uptime }),
     onNotice: (sentence: string): void => void notices.push(sentence),
   };
   const service = t.use(await ContinuousService.open(parts));
@@ -73,7 +78,8 @@ async function makeScene(t: TestContext, known: Readonly<Record<string, string>>
     const { catalog: empty } = t.use(await FixtureRepository.create(await t.tempDir()));
     return { service: t.use(await ContinuousService.open({ ...parts, catalog: empty })), notices };
   };
-  return Object.assign(scene, { service, domains, withoutCatalog });
+  const again = async (): Promise<ContinuousService> => t.use(await ContinuousService.open(parts));
+  return Object.assign(scene, { service, domains, withoutCatalog, again, uptime });
 }
 
 const test = suite('machines under continuous protection, by name');
@@ -110,4 +116,23 @@ test('a catalog that is lost does not end protection: the records stand beside t
   const names = (await service.protection()).map(({ record }) => `${record.machineId} ${record.name}`);
   assert.deepEqual(names.sort(), [`${OLD} web`, `${NEW} db`]);
   assert.equal(notices.length, 2, notices.join());
+});
+
+test('the journal of a machine whose protection ended goes after a day of the host, whatever the clock says', async (t) => {
+  const scene = await makeScene(t, { [OLD]: 'web' });
+  await scene.service.unprotect('web');
+  const hours = async (uptimeMs: number): Promise<boolean> => {
+    scene.uptime.uptimeMs = uptimeMs;
+    const service = await scene.again();
+    // What is done each hour is done once at the start, too.
+    await new Promise<void>((resolve) => {
+      service.startSessions(async () => resolve());
+    });
+    const isThere = (await service.journalOf(OLD)) !== undefined;
+    await service.close();
+    return isThere;
+  };
+  assert.equal(await hours(10 * 3_600_000), true);
+  assert.equal(await hours(20 * 3_600_000), true);
+  assert.equal(await hours(24 * 3_600_000), false);
 });

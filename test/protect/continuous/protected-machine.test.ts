@@ -14,8 +14,11 @@ import type { TestContext } from '../../support/test-scope.ts';
 
 const MACHINE = parseMachineId('0b1c2d3e-4f50-4617-8899-aabbccddeeff');
 
-/** A machine whose hypervisor does not answer. */
-async function makeMachine(t: TestContext): Promise<ProtectedMachine> {
+/** A machine whose hypervisor does not answer; `again` is what the next service makes of its record. */
+async function makeMachine(
+  t: TestContext,
+): Promise<{ machine: ProtectedMachine; again: () => Promise<ProtectedMachine>; uptime: { uptimeMs: number } }> {
+  const uptime = { bootId: 'a', uptimeMs: 0 };
   const directory = await t.tempDir();
   const { repository, catalog } = t.use(await FixtureRepository.create(directory));
   const own = {
@@ -32,6 +35,7 @@ async function makeMachine(t: TestContext): Promise<ProtectedMachine> {
     protect: new ProtectService(own),
     stateDirectory: directory,
     settings: DEFAULT_SESSION_SETTINGS,
+    uptime: () => ({ ...uptime }),
     onNotice: (): void => undefined,
   };
   const record = {
@@ -42,13 +46,20 @@ async function makeMachine(t: TestContext): Promise<ProtectedMachine> {
     durability: 'group',
     since: '2026-11-21T10:00:00.000Z',
   } as const;
-  return new ProtectedMachine(parts, new ProtectionRecords(catalog), record);
+  const records = new ProtectionRecords(catalog);
+  const machine = new ProtectedMachine(parts, records, record);
+  const again = async (): Promise<ProtectedMachine> => {
+    const [known] = await records.load();
+    assert.ok(known !== undefined);
+    return new ProtectedMachine(parts, records, known);
+  };
+  return { machine, again, uptime };
 }
 
 const test = suite('a machine under continuous protection');
 
 test('there is one journal over its directory at a time, and none once it is closed', async (t) => {
-  const machine = await makeMachine(t);
+  const { machine } = await makeMachine(t);
   const [first, same] = await Promise.all([machine.journal(), machine.journal()]);
   assert.equal(first, same);
   await first.beginStretch('writes');
@@ -57,3 +68,38 @@ test('there is one journal over its directory at a time, and none once it is clo
   await closing;
   await rejectsWith(machine.journal(), 'LOCKED');
 });
+
+test('a pause outlives the service, and its time goes on meanwhile', async (t) => {
+  const { machine, again, uptime } = await makeMachine(t);
+  await machine.start();
+  await machine.pause('paused by the operator', 3_600_000);
+  assert.equal(machine.status?.change.state, 'paused');
+  await machine.close('the service stops');
+  uptime.uptimeMs = 1_800_000;
+  const second = await again();
+  await second.start();
+  assert.deepEqual([second.status?.change.state, second.status?.change.reason], ['paused', 'paused by the operator']);
+  await second.close('the service stops');
+  uptime.uptimeMs = 3_600_000;
+  const third = await again();
+  await third.start();
+  await until(() => third.record.pause === undefined && third.status?.change.state !== 'paused');
+  await third.close('the service stops');
+});
+
+test('a machine that is resumed is not paused by the next service, nor by a journal that is opened anew', async (t) => {
+  const { machine, again } = await makeMachine(t);
+  await machine.start();
+  await machine.pause('paused by the operator');
+  await machine.resume();
+  await machine.close('the service stops');
+  const next = await again();
+  assert.equal(next.record.pause, undefined);
+  await next.start();
+  assert.notEqual(next.status?.change.state, 'paused');
+  await next.close('the service stops');
+});
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
