@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { PointDetails, PointParams, PointSummary, PointsParams } from '../api/operations.ts';
+import type { PointLists } from '../catalog/catalog.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import { pointsOfMachine } from '../protect/point-selector.ts';
+import { parseMachineId, parsePointId } from '../core/ids.ts';
 import { parseSelector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Core } from './core.ts';
@@ -12,24 +13,32 @@ import { usersOf } from './point-users.ts';
 import { guardReport, pointSummary } from './reports.ts';
 import { byMachine } from './retention.ts';
 
+/** The summaries of lists of points, without what guards them, for as long as the lists are the same. */
+const summaries = new WeakMap<PointLists, readonly PointSummary[]>();
+
 /** The points of all machines, or of one, newest first; lost ones after them. @throws ApplianceError MACHINE_NOT_FOUND */
-export async function listPoints(core: Core, { machine }: PointsParams): Promise<PointSummary[]> {
-  const listed = await core.catalog.points();
-  const lost = await core.catalog.lostPoints();
-  const choose = (points: readonly RecoveryPoint[]): RecoveryPoint[] =>
-    machine === undefined ? byMachine(points).flat() : pointsOfMachine(points, machine);
-  const chosen = [
-    ...choose(listed).map((point) => ({ point, isLost: false })),
-    ...choose(lost).map((point) => ({ point, isLost: true })),
-  ];
+export async function listPoints(core: Core, { machine }: PointsParams): Promise<readonly PointSummary[]> {
+  const lists = await core.catalog.pointLists();
+  const all = summaries.get(lists) ?? summariesOf(lists);
+  summaries.set(lists, all);
+  const id = machine?.toLowerCase();
+  const chosen = machine === undefined ? all : all.filter((one) => one.machine === machine || one.machineId === id);
   if (machine !== undefined && chosen.length === 0) {
     throw new ApplianceError('MACHINE_NOT_FOUND', `there are no recovery points of a machine ${machine}`, {
       hint: 'List all points with `understudy points`.',
     });
   }
-  const summaries: PointSummary[] = [];
-  for (const { point, isLost } of chosen) summaries.push(pointSummary(point, await guardsOf(core, point), isLost));
-  return summaries;
+  const guarded: ReadonlySet<string> = await core.repository.guards.guarded();
+  if (guarded.size === 0) return chosen;
+  const listed: PointSummary[] = [];
+  for (const one of chosen) listed.push(guarded.has(one.id) ? { ...one, ...(await guardsOf(core, one)) } : one);
+  return listed;
+}
+
+function summariesOf({ listed, lost }: PointLists): readonly PointSummary[] {
+  const summary = (isLost: boolean) => (point: RecoveryPoint) =>
+    pointSummary(point, { hold: null, lock: null }, isLost);
+  return [...byMachine(listed).flat().map(summary(false)), ...byMachine(lost).flat().map(summary(true))];
 }
 
 /** What an expression means: a point, or a moment above one. Errors as `findState` and `findPointOrLost`. */
@@ -46,16 +55,22 @@ export async function pointDetails(core: Core, clock: Clock, params: PointParams
 }
 
 async function standingOf(core: Core, point: RecoveryPoint): Promise<Pick<PointDetails, 'usedBy' | 'hold' | 'lock'>> {
-  return { usedBy: await usersOf(core, point), ...(await guardsOf(core, point)) };
+  return {
+    usedBy: await usersOf(core, point),
+    ...(await guardsOf(core, { id: point.id, machineId: point.machine.id })),
+  };
 }
 
 /** One that cannot be read is shown as a lock: nobody can delete the point before that is mended. */
 async function guardsOf(
   { repository }: Core,
-  { id, machine }: RecoveryPoint,
+  { id, machineId }: Pick<PointSummary, 'id' | 'machineId'>,
 ): Promise<Pick<PointSummary, 'hold' | 'lock'>> {
   try {
-    const { hold, lock } = await repository.guards.inForce({ machineId: machine.id, pointId: id });
+    const { hold, lock } = await repository.guards.inForce({
+      machineId: parseMachineId(machineId),
+      pointId: parsePointId(id),
+    });
     return { hold: guardReport(hold), lock: guardReport(lock) };
   } catch (error) {
     if (!hasCode(error, 'REPOSITORY_CORRUPT', 'REPOSITORY_FORMAT')) throw error;

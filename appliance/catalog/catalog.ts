@@ -19,6 +19,13 @@ export interface StorageTotals {
   readonly storedBytes: number;
 }
 
+/** The points that the catalog knows. */
+export interface PointLists {
+  readonly listed: readonly RecoveryPoint[];
+  /** Their manifests disappeared; see `losePoint`. */
+  readonly lost: readonly RecoveryPoint[];
+}
+
 /** A name under which the appliance keeps small values of its own. */
 export type RecordPrefix = 'session/' | 'meta/' | 'run/';
 
@@ -34,6 +41,8 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   readonly #db: LevelStore;
   readonly #packs = new Map<PackId, PackInfo>();
   readonly #damages = new Map<ContentKey, Damage>();
+  /** The listed and the lost points, as they were last read; made anew after each change. */
+  #listed: Promise<PointLists> | undefined;
 
   private constructor(db: LevelStore) {
     this.#db = db;
@@ -126,16 +135,27 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     const changes: Change[] = [];
     this.#put(changes, PREFIX.point, point.id, point);
     changes.push(del(textKey(PREFIX.lost, point.id)));
-    await this.#db.write(changes);
+    await this.#writePoints(changes);
   }
 
   async deletePoint(id: string): Promise<void> {
-    await this.#db.write([del(textKey(PREFIX.point, id))]);
+    await this.#writePoints([del(textKey(PREFIX.point, id))]);
   }
 
   /** Every listed point, in no particular order. */
   async points(): Promise<RecoveryPoint[]> {
-    return [...(await this.#all<RecoveryPoint>(PREFIX.point)).values()];
+    return [...(await this.pointLists()).listed];
+  }
+
+  /** Both lists of points; the very same object until one of them changes. */
+  pointLists(): Promise<PointLists> {
+    if (this.#listed !== undefined) return this.#listed;
+    const reading = this.#readPoints();
+    this.#listed = reading;
+    reading.catch(() => {
+      if (this.#listed === reading) this.#listed = undefined;
+    });
+    return reading;
   }
 
   /** Takes a point off the list because its manifest disappeared; what it named is kept from garbage collection. */
@@ -143,16 +163,16 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     const changes: Change[] = [];
     this.#put(changes, PREFIX.lost, point.id, point);
     changes.push(del(textKey(PREFIX.point, point.id)));
-    await this.#db.write(changes);
+    await this.#writePoints(changes);
   }
 
   async lostPoints(): Promise<RecoveryPoint[]> {
-    return [...(await this.#all<RecoveryPoint>(PREFIX.lost)).values()];
+    return [...(await this.pointLists()).lost];
   }
 
   /** The operator's decision that a lost point does not come back. */
   async forgetLostPoint(id: PointId): Promise<void> {
-    await this.#db.write([del(textKey(PREFIX.lost, id))]);
+    await this.#writePoints([del(textKey(PREFIX.lost, id))]);
   }
 
   damages(): Map<ContentKey, Damage> {
@@ -227,6 +247,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   }
 
   async close(): Promise<void> {
+    this.#listed = undefined;
     await this.#db.close();
   }
 
@@ -239,6 +260,21 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     await this.#db.each(rangeOf(PREFIX.damage), (key, value) => {
       this.#damages.set(keyAt(key, PREFIX.damage.length), decodeRecord<Damage>(key, value));
     });
+  }
+
+  /** Who reads while it is written gets the old or the new list, and nobody keeps the old one. */
+  async #writePoints(changes: Change[]): Promise<void> {
+    try {
+      await this.#db.write(changes);
+    } finally {
+      this.#listed = undefined;
+    }
+  }
+
+  async #readPoints(): Promise<PointLists> {
+    const listed = await this.#all<RecoveryPoint>(PREFIX.point);
+    const lost = await this.#all<RecoveryPoint>(PREFIX.lost);
+    return { listed: [...listed.values()], lost: [...lost.values()] };
   }
 
   async #all<T>(prefix: Prefix): Promise<Map<string, T>> {

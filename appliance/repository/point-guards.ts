@@ -80,6 +80,11 @@ export class PointGuards {
     return state;
   }
 
+  /** The points that something is stored for, whether it is in force or not: nothing guards any other. Errors as the repository's list. */
+  async guarded(): Promise<ReadonlySet<PointId>> {
+    return new Set((await this.#all()).keys());
+  }
+
   /** Throws unless the point may be deleted. Looks at the stored objects anew. @throws ApplianceError POINT_LOCKED, POINT_HELD, and as `inForce` */
   async refuseDeletion(point: GuardedPoint): Promise<void> {
     await this.#reread(point);

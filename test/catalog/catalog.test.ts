@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
 import { type ContentKey, keyAt } from '../../appliance/core/content-id.ts';
-import { type PackId, parsePackId } from '../../appliance/core/ids.ts';
+import { type PackId, parsePackId, parsePointId } from '../../appliance/core/ids.ts';
 import type { ChunkLocation } from '../../appliance/repository/chunk-index.ts';
+import type { RecoveryPoint } from '../../appliance/repository/manifest.ts';
 import type { PackEntry } from '../../appliance/repository/pack-format.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
@@ -178,4 +179,26 @@ test('a second opening is refused, and a closed catalog says so', async (t) => {
   await catalog.close();
   await rejectsWith(catalog.points(), 'CLOSED');
   await rejectsWith(catalog.findMany([idOf(1)]), 'CLOSED');
+});
+
+test('the points are read once, and anew after each change, whoever read meanwhile', async (t) => {
+  const directory = join(await t.tempDir(), 'catalog');
+  const catalog = t.use(await Catalog.open(directory));
+  const pointOf = (n: number): RecoveryPoint =>
+    ({ id: parsePointId(n.toString(16).padStart(16, '0')), sequence: n }) as RecoveryPoint;
+  const idsOf = async (): Promise<readonly string[][]> => {
+    const { listed, lost } = await catalog.pointLists();
+    return [listed.map(({ id }) => id), lost.map(({ id }) => id)];
+  };
+  const [one, two] = [pointOf(1), pointOf(2)];
+  assert.deepEqual(await idsOf(), [[], []]);
+  await Promise.all([catalog.putPoint(one), catalog.pointLists(), catalog.putPoint(two), catalog.pointLists()]);
+  assert.deepEqual(await idsOf(), [[one.id, two.id], []]);
+  assert.equal(await catalog.pointLists(), await catalog.pointLists());
+  (await catalog.points()).length = 0;
+  await catalog.losePoint(one);
+  assert.deepEqual(await idsOf(), [[two.id], [one.id]]);
+  await catalog.forgetLostPoint(one.id);
+  await catalog.deletePoint(two.id);
+  assert.deepEqual(await idsOf(), [[], []]);
 });

@@ -65,8 +65,9 @@ async function judge(contract: ApiContract, options: FuzzOptions, request: Hosti
   if (request.isAmbiguous && status < 400) throw wrong(`${status} to a request whose end is ambiguous`);
   if (isStream) return status;
   const [type = ''] = (headers['content-type'] ?? '').split(';');
-  const isHead = /^HEAD /.test(request.bytes.toString('latin1', 0, 8));
-  const isOwn = request.bytes.toString('latin1').startsWith(`${request.operation.method} `);
+  const sent = request.bytes.toString('latin1');
+  const isHead = sent.startsWith('HEAD ');
+  const isOwn = sent.startsWith(`${request.operation.method} `);
   const defects = isHead
     ? []
     : contract.defects(isOwn ? operationOf(contract, request) : undefined, { status, type, body });
