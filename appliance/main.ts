@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Logger } from 'pino';
+import { Access } from './access/access.ts';
 import type { ApplianceHost } from './api/appliance-host.ts';
 import { auditedAppliance } from './api/audited-appliance.ts';
+import { withAccess } from './app/access/with-access.ts';
 import { ApplianceAudit } from './app/appliance-audit.ts';
 import { AuditOperations } from './app/audit-operations.ts';
 import { compose } from './app/compose.ts';
@@ -78,6 +80,11 @@ export async function openAppliance(options: OpenOptions): Promise<ApplianceHost
   const hypervisors = new Hypervisors({ configuration, defaultUri, runtimePath: state.runtimePath });
   const { onFailure } = options;
   const foundation = { state, store, config, masterKey, configuration, hypervisors, clock, onFailure };
+  const access = await Access.open({
+    collection: (definition) => configuration.collection(definition),
+    box: configuration.secrets,
+    clock,
+  });
   const resources = scope.move();
   const local = new LocalAppliance(
     foundation,
@@ -105,9 +112,13 @@ export async function openAppliance(options: OpenOptions): Promise<ApplianceHost
     new ConfigurationOperations(configuration, hypervisors),
     new AuditOperations(audit, clock, () => selfBackup.anchors()),
   );
-  const appliance: ApplianceHost = auditedAppliance(compose(compose(local, more), ending), audit);
+  const appliance: ApplianceHost = auditedAppliance(
+    withAccess(compose(compose(local, more), ending), access, { whole: () => appliance, recorder: audit }),
+    audit,
+  );
   if (options.isService === true) {
     try {
+      await access.approvals.settleInterrupted();
       await local.start();
       selfBackup.start();
     } catch (error) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { Access } from '../access/access.ts';
 import type { Principal } from '../access/principal.ts';
 import { type Clock, systemClock } from '../core/clock.ts';
 import type { InvariantViolation } from '../core/invariant.ts';
 import { EventHub } from './events/event-hub.ts';
+import type { OperationGuard } from './guard/operation-guard.ts';
 import { OPERATION_ROUTES } from './operation-routes.ts';
 import type { Appliance, OperationContext, OperationName } from './operations.ts';
 import type { Run, RunMessage } from './runs/run.ts';
@@ -16,6 +18,9 @@ const PROGRESS_EVENT_INTERVAL_MS = 1_000;
 export interface ApplianceHost extends Appliance {
   readonly runService: RunService;
   readonly eventHub: EventHub;
+  /** Who may do what; null for one that knows no users. */
+  readonly access: Access | null;
+  readonly guard: OperationGuard;
   /** Why it cannot do its work now, in sentences; empty when it can. */
   problems(): Promise<readonly string[]>;
   /** Settles when every thread of it has answered; rejects when one is gone. Without it nothing can be asked. */

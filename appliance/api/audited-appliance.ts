@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { Principal } from '../access/principal.ts';
 import type { AuditEvent, AuditWho } from '../audit/entry.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { isOperationName, OPERATION_ROUTES } from './operation-routes.ts';
@@ -100,7 +101,25 @@ export function outcomeOf(error: unknown): { readonly outcome: 'failed' | 'denie
   return { outcome: isDenied ? 'denied' : 'failed', code };
 }
 
-function eventOf(name: OperationName, params: unknown, context: OperationContext): AuditEvent {
+/** What is recorded of a call that did not get as far as its operation. */
+export function deniedEvent(
+  call: Omit<Caller, 'principal'> & {
+    readonly principal: Principal;
+    readonly operation: OperationName;
+    readonly params: Readonly<Record<string, unknown>>;
+  },
+  error: unknown,
+): AuditEvent {
+  return { ...eventOf(call.operation, call.params, call), phase: 'event', ...outcomeOf(error) };
+}
+
+interface Caller {
+  readonly principal: Principal;
+  readonly requestId?: string | undefined;
+  readonly address?: string | undefined;
+}
+
+function eventOf(name: OperationName, params: unknown, context: Caller): AuditEvent {
   const members = params as Readonly<Record<string, unknown>>;
   const target = TARGET_PARAMETERS.map((member) => members[member]).find((value) => typeof value === 'string');
   const { principal, requestId, address } = context;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Role } from '../access/principal.ts';
+import { ACCESS_ROUTES } from './access-operation-routes.ts';
 import type { EventType } from './events/event-types.ts';
 import type { OperationName } from './operations.ts';
 
@@ -7,6 +8,21 @@ import type { OperationName } from './operations.ts';
 export const API_ROOT = '/api/v1';
 
 type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+
+/** What a restorer gives to an operation, or sees of its result. Nothing but what is named here may be given. */
+export type RestorerUse =
+  /** This parameter names a machine, a state of one, or a machine that runs from the appliance. */
+  | {
+      readonly parameter: string;
+      readonly means: 'machine' | 'state' | 'booted';
+      /** What may be given besides, and of that what has to be. */
+      readonly also?: readonly string[];
+      readonly must?: readonly string[];
+    }
+  /** This member of a list's items is the id of a machine (or `point`, of a point of it); other items are left out. */
+  | { readonly item: string; readonly also?: readonly string[] }
+  /** It concerns only the one who asks. */
+  | { readonly own: true };
 
 /**
  * Where an operation stands in the HTTP interface, and who may use it: the one table from which server, client, access
@@ -27,16 +43,15 @@ export interface OperationRoute {
   readonly isList?: true;
   /** The least role that may use it; a `restorer` only as below. */
   readonly needs: Exclude<Role, 'restorer'>;
-  /**
-   * A restorer may use it, too, for the machines that were named for it: the parameter that names the machine (or a state of it, or
-   * a thing that belongs to it), or the member of a list's items that is the machine's id; other items are left out.
-   */
-  readonly restorer?: { readonly parameter: string } | { readonly item: string };
+  /** A restorer may use it, too, for the machines that were named for it; other machines do not exist for it. */
+  readonly restorer?: RestorerUse;
   /**
    * Takes from somebody what cannot be brought back: needs `admin`, and a second person where that is asked for. `true`, or the
    * parameters whose presence (and not being false) makes it so.
    */
   readonly destroys?: true | readonly string[];
+  /** Changes who may do what: where destructive acts need a second person, this does, too. */
+  readonly secondPerson?: true;
   /** What listeners to events are told to have changed when it has ended. */
   readonly changes?: readonly EventType[];
   /** Parameters that are neither logged nor kept. */
@@ -66,7 +81,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     http: 'GET /machines/:name',
     kind: 'read',
     needs: 'viewer',
-    restorer: { parameter: 'name' },
+    restorer: { parameter: 'name', means: 'machine' },
     summary: 'One machine, with what a recovery point of it does not contain',
   },
   backup: {
@@ -124,21 +139,21 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     http: 'GET /points/:point',
     kind: 'read',
     needs: 'viewer',
-    restorer: { parameter: 'point' },
+    restorer: { parameter: 'point', means: 'state' },
     summary: 'One recovery point, or a moment',
   },
   timeline: {
     http: 'GET /machines/:machine/timeline',
     kind: 'read',
     needs: 'viewer',
-    restorer: { parameter: 'machine' },
+    restorer: { parameter: 'machine', means: 'machine', also: ['from', 'to'] },
     summary: 'Points, stretches, gaps and bookmarks of a machine',
   },
   writes: {
     http: 'GET /machines/:machine/writes',
     kind: 'read',
     needs: 'viewer',
-    restorer: { parameter: 'machine' },
+    restorer: { parameter: 'machine', means: 'machine', also: ['around', 'within', 'disk', 'offset'] },
     summary: 'Which extents changed when',
   },
   bookmark: {
@@ -146,7 +161,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     kind: 'change',
     changes: ['protection'],
     needs: 'operator',
-    restorer: { parameter: 'machine' },
+    restorer: { parameter: 'machine', means: 'machine', also: ['name'] },
     summary: 'Name this moment',
   },
   boot: {
@@ -154,7 +169,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     kind: 'run',
     changes: ['booted'],
     needs: 'operator',
-    restorer: { parameter: 'point' },
+    restorer: { parameter: 'point', means: 'state', also: ['as'] },
     summary: 'Start a machine from a state of it',
   },
   booted: {
@@ -162,7 +177,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     kind: 'read',
     isList: true,
     needs: 'viewer',
-    restorer: { item: 'machineId' },
+    restorer: { item: 'point' },
     summary: 'The machines that run from the appliance',
   },
   rewind: {
@@ -177,6 +192,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     kind: 'run',
     changes: ['booted'],
     needs: 'operator',
+    restorer: { parameter: 'name', means: 'booted' },
     summary: 'Stop a booted machine',
   },
   migrate: {
@@ -206,6 +222,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     kind: 'run',
     changes: ['machines'],
     needs: 'operator',
+    restorer: { parameter: 'point', means: 'state', also: ['as'], must: ['as'] },
     destroys: ['inPlace'],
     summary: 'Restore a state to a file, a device, an NBD export, a new machine, or in place',
   },
@@ -432,6 +449,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     needs: 'admin',
     summary: 'Whether the audit log is as it was written',
   },
+  ...ACCESS_ROUTES,
 };
 
 export function isOperationName(name: string): name is OperationName {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import type { Principal } from '../access/principal.ts';
+import type { AccessOperations } from './access-operations.ts';
 import type { AuditActReport, AuditParams, AuditVerdictReport } from './schemas/audit.ts';
 import type { BackupParams, BackupReport } from './schemas/backups.ts';
 import type {
@@ -155,7 +157,7 @@ export interface OperationContext {
 export type Nothing = Readonly<Record<string, never>>;
 
 /** The operations, as the CLI and the service's clients call them. Errors are `ApplianceError`s. */
-export interface Appliance extends AsyncDisposable {
+export interface Appliance extends AccessOperations, AsyncDisposable {
   status(params: Nothing, context: OperationContext): Promise<StatusReport>;
   /** How much room there is, for how long, and which machine takes how much. */
   capacity(params: Nothing, context: OperationContext): Promise<CapacityReport>;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import type { AccessOperations } from '../api/access-operations.ts';
 import { type ApplianceHost, serviceParts } from '../api/appliance-host.ts';
 import type { EventHub } from '../api/events/event-hub.ts';
 import type {
@@ -90,8 +91,11 @@ export interface LocalOptions {
   readonly onNotice: (sentence: string) => void;
 }
 
-/** All but what `ConfigurationOperations` and `AuditOperations` do. */
-type LocalOperations = Omit<ApplianceHost, keyof ConfigurationOperations | keyof AuditOperations>;
+/** All but what `ConfigurationOperations`, `AuditOperations` and `AccessAppliance` do. */
+export type LocalOperations = Omit<
+  ApplianceHost,
+  keyof ConfigurationOperations | keyof AuditOperations | keyof AccessOperations | 'access' | 'guard'
+>;
 
 /**
  * The appliance in this process. Catalog, repository and services are opened with the first operation that needs them,

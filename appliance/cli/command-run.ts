@@ -121,18 +121,24 @@ export class CommandRun implements AsyncDisposable {
     const { connectAppliance } = await import('../api/connect-appliance.ts');
     this.connection ??= await connectAppliance({
       stateDirectory: this.stateDirectory,
-      open: () =>
-        this.dependencies.openAppliance(
-          defined({
-            stateDirectory: this.stateDirectory,
-            connect: this.connect,
-            onNotice: (sentence: string) => this.notice(sentence),
-          }),
-        ),
+      open: () => this.openHere(),
       signal: this.signal,
       onNotice: (sentence) => this.notice(sentence),
     });
     return this.connection;
+  }
+
+  /** What waits for a second person waits for one here, too. */
+  private async openHere(): Promise<Appliance> {
+    const { guardedAppliance } = await import('../api/guard/guarded-appliance.ts');
+    const host = await this.dependencies.openAppliance(
+      defined({
+        stateDirectory: this.stateDirectory,
+        connect: this.connect,
+        onNotice: (sentence: string) => this.notice(sentence),
+      }),
+    );
+    return guardedAppliance(host, host.guard);
   }
 
   /** From here on the service does the work. */

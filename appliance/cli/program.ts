@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Command } from 'commander';
 import { programVersion } from '../api/program-version.ts';
+import { addAccess } from './commands/access.ts';
+import { addApproval } from './commands/approval.ts';
 import { addAudit } from './commands/audit.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBoot } from './commands/boot.ts';
@@ -24,6 +26,8 @@ import { addServe } from './commands/serve.ts';
 import { addSettings } from './commands/settings.ts';
 import { addStandby } from './commands/standby.ts';
 import { addStatus } from './commands/status.ts';
+import { addToken } from './commands/token.ts';
+import { addUser } from './commands/user.ts';
 import { formatExamples } from './examples.ts';
 import type { CliRun } from './run-cli.ts';
 import { stateDirectory } from './state-directory.ts';
@@ -84,6 +88,11 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   addServe(program, cli);
   addSettings(program, cli);
   addAudit(program, cli);
+  program.commandsGroup('Let in:');
+  addUser(program, cli);
+  addToken(program, cli);
+  addApproval(program, cli);
+  addAccess(program, cli);
   return program;
 }
 
@@ -92,7 +101,7 @@ function helpCommand(): Command {
   return new Command('help').argument('[command]').description('explain a command').helpGroup('Maintain:');
 }
 
-/** `machine list|show`, `points [machine]`. */
+/** `machine list|show`, `user list|add|set|…`, `points [machine]`. */
 function subcommandTerm(command: Command): string {
   const children = command.commands.map((child) => child.name());
   const args = command.registeredArguments.map((argument) =>

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type ApplianceHost, serviceParts } from '../../appliance/api/appliance-host.ts';
+import { NamedMachines } from '../../appliance/api/guard/named-machines.ts';
+import { type ApprovalGate, OperationGuard } from '../../appliance/api/guard/operation-guard.ts';
 import type { Appliance, OperationContext, OperationName } from '../../appliance/api/operations.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
+import { fakeAccess } from './fake-access.ts';
 import { fakeConfiguration } from './fake-configuration.ts';
 import { fakePolicyResults } from './fake-policies.ts';
 import { fakeResults } from './fake-results.ts';
@@ -16,6 +19,11 @@ export interface FakeCall {
   readonly params: unknown;
   readonly context: OperationContext;
 }
+
+const NO_APPROVALS: ApprovalGate = {
+  isRequired: false,
+  request: () => Promise.reject(new Error('nothing needs approval here')),
+};
 
 export type FakeBehaviour = Partial<Omit<Appliance, typeof Symbol.asyncDispose>>;
 
@@ -127,6 +135,9 @@ export class FakeAppliance implements AsyncDisposable {
       settingReset: answer('settingReset', () => fakeConfiguration.setting),
       audit: answer('audit', () => [fakeConfiguration.act]),
       auditVerify: answer('auditVerify', () => fakeConfiguration.verdict),
+      ...fakeAccess(answer),
+      access: null,
+      guard: new OperationGuard({ machines: new NamedMachines(() => host), approvals: NO_APPROVALS }),
       [Symbol.asyncDispose]: async () => {
         await this.onDispose();
         this.isDisposed = true;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { OperationName, OperationParams, OperationResult } from '../operations.ts';
+import { ACCESS_SCHEMAS } from './access-schemas.ts';
 import { auditParams, auditResult, auditVerifyResult } from './audit.ts';
 import { backupParams, backupResult } from './backups.ts';
 import {
@@ -167,6 +168,7 @@ export const OPERATION_SCHEMAS = {
   settingReset: { params: settingParams, result: settingReport },
   audit: { params: auditParams, result: auditResult },
   auditVerify: { params: noParams, result: auditVerifyResult },
+  ...ACCESS_SCHEMAS,
 } as const satisfies { readonly [Name in OperationName]: OperationSchemas };
 
 type Table = typeof OPERATION_SCHEMAS;

@@ -72,7 +72,7 @@ export class ApiServer implements AsyncDisposable {
     const server = new ApiServer(options);
     const app = await buildApiApp({
       context: server.#context,
-      access: localAccess(),
+      access: localAccess(options.host.guard),
       streams: server.#streams,
       isLocal: true,
       extensions: [...server.#extensions, addStopRoute],

@@ -37,6 +37,8 @@ export function placeOf(name: OperationName): { readonly method: string; readonl
   return { method, path: `${API_ROOT}${path}` };
 }
 
+type Items = readonly Readonly<Record<string, unknown>>[];
+
 interface Call extends RequestParams {
   readonly request: FastifyRequest;
   readonly principal: Principal;
@@ -74,22 +76,12 @@ class OperationHandler {
     const isForTheEnd = FOR_THE_END.includes(this.name) && activity.isStopping;
     const work = (): Promise<unknown> => this.#perform(call, this.#readSignal(reply));
     const result = isForTheEnd ? await work() : await activity.perform(this.name, work);
-    const body = JSON.stringify(this.route.isList === true ? this.#page(result, call) : result);
+    const visible = await this.#context.host.guard.visible({ principal: call.principal, operation: this.name }, result);
+    const body = JSON.stringify(this.route.isList === true ? pageOf(visible as Items, call.rest) : visible);
     const tag = `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
     reply.header('etag', tag);
     if (matches(call.request.headers['if-none-match'], tag)) return reply.code(304).send();
     return reply.type(JSON_TYPE).send(body);
-  }
-
-  #page(result: unknown, { principal, rest }: Call): unknown {
-    const items = result as readonly Readonly<Record<string, unknown>>[];
-    const { restorer } = this.route;
-    if (principal.role !== 'restorer') return pageOf(items, rest);
-    const member = restorer !== undefined && 'item' in restorer ? restorer.item : undefined;
-    const own = items.filter(
-      (item) => member !== undefined && (principal.machines ?? []).includes(String(item[member])),
-    );
-    return pageOf(own, rest);
   }
 
   async #change(call: Call): Promise<Answer> {
@@ -100,7 +92,8 @@ class OperationHandler {
     if (this.name === 'unexport') holds.ended(String(id));
     const { machineId } = { machineId: null, ...(result as object) } as { readonly machineId: unknown };
     publishChanges(host.eventHub, this.name, typeof machineId === 'string' ? machineId : null);
-    return { status: 200, headers: {}, body: JSON.stringify(result ?? null) };
+    const visible = await host.guard.visible({ principal: call.principal, operation: this.name }, result);
+    return { status: 200, headers: {}, body: JSON.stringify(visible ?? null) };
   }
 
   async #start(call: Call): Promise<Answer> {
@@ -125,6 +118,8 @@ class OperationHandler {
     const level = this.route.kind === 'read' ? 'debug' : 'info';
     const context: OperationContext = {
       principal: call.principal,
+      requestId: call.request.id,
+      ...addressOf(call.request),
       signal,
       onProgress: () => undefined,
       onNotice: (notice) => logger.info({ operation: this.name, request: call.request.id }, notice),
@@ -158,6 +153,11 @@ class OperationHandler {
     });
     return AbortSignal.any([gone.signal, this.#context.activity.signal]);
   }
+}
+
+/** Over a unix socket there is none. */
+function addressOf({ socket }: FastifyRequest): { readonly address?: string } {
+  return socket.remoteAddress === undefined ? {} : { address: socket.remoteAddress };
 }
 
 /** RFC 9110, section 13.1.2; weak comparison. */

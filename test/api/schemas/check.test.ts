@@ -27,21 +27,39 @@ function isAccepted(name: OperationName, params: unknown): boolean {
   }
 }
 
-const VALUES: Readonly<Record<string, unknown>> = { boolean: true, array: [], object: {} };
-
-interface MemberSchema {
+interface AnySchema {
   readonly type?: string;
   readonly enum?: readonly unknown[];
   readonly minimum?: number;
+  readonly maximum?: number;
+  readonly minLength?: number;
+  readonly minItems?: number;
+  readonly items?: AnySchema;
+  readonly properties?: Readonly<Record<string, AnySchema>>;
+  readonly required?: readonly string[];
 }
 
-function membersOf(name: OperationName): Readonly<Record<string, MemberSchema>> {
-  return paramsSchemaOf(name).properties as Readonly<Record<string, MemberSchema>>;
+function membersOf(name: OperationName): Readonly<Record<string, AnySchema>> {
+  return paramsSchemaOf(name).properties as Readonly<Record<string, AnySchema>>;
 }
 
-function valueOf(schema: MemberSchema): unknown {
-  if (schema.type === 'integer') return schema.minimum ?? 4096;
-  return schema.enum?.[0] ?? VALUES[schema.type ?? ''] ?? 'text';
+/** Something that the schema accepts, with what is required only. */
+function valueOf(schema: AnySchema): unknown {
+  if (schema.enum !== undefined) return schema.enum[0];
+  switch (schema.type) {
+    case 'boolean':
+      return true;
+    case 'integer':
+      return Math.min(Math.max(4096, schema.minimum ?? 0), schema.maximum ?? 4096);
+    case 'array':
+      return (schema.minItems ?? 0) === 0 ? [] : [valueOf(schema.items ?? {})];
+    case 'object':
+      return Object.fromEntries(
+        (schema.required ?? []).map((name) => [name, valueOf(schema.properties?.[name] ?? {})]),
+      );
+    default:
+      return 'text'.padEnd(schema.minLength ?? 0, 'x');
+  }
 }
 
 /** Parameters with every member that the operation knows. */
