@@ -12,6 +12,8 @@ import type {
   MachineSummary,
   PointSummary,
 } from '../../appliance/api/operations.ts';
+import type { ScheduleReport } from '../../appliance/api/schemas/policies.ts';
+import type { RunSummary } from '../../appliance/api/schemas/runs.ts';
 import { EXIT_CODES } from '../../appliance/core/error-codes.ts';
 import { systemErrorCode } from '../../appliance/core/errors.ts';
 import { LiveProcess, type ProcessResult } from '../support/live-process.ts';
@@ -157,6 +159,50 @@ test(
     assert.notEqual(await findService(state), undefined);
     const names = (await ask<MachineSummary[]>('machine', 'list', ...connect)).map(({ name }) => name);
     assert.deepEqual(names, ['web']);
+  },
+  { requires: LIBVIRT_REQUIREMENTS },
+);
+
+test(
+  'a policy protects machines that come, says who is protected, and lets go what its rule does not keep',
+  async (t) => {
+    const rig = await startLibvirt(t);
+    await definePlainMachine(rig, 'web-1');
+    await definePlainMachine(rig, 'other');
+    const { ask, run, directory } = await operator(t);
+    const connect = ['--connect', rig.libvirt.uri];
+    await ask('hypervisor', 'add', 'lab', rig.libvirt.uri);
+    for (let n = 0; n < 2; n++) await ask('backup', 'web-1', ...connect);
+
+    const wishes = ['--machine', 'web-*', '--schedule', 'every 1m', '--quiesce', 'always', '--keep-last', '1'];
+    const refused = await run('policy', 'create', 'web', ...wishes);
+    assert.match(refused.stderr, /error CONFIRMATION_NEEDED: 1 recovery points of web-1/, refused.stdout);
+    const policy = await run('policy', 'create', 'web', ...wishes, '--shorten', '--json');
+    assert.equal(policy.exitCode, 0, policy.stderr);
+    const pointsOf = async (name: string): Promise<PointSummary[]> =>
+      (await ask<PointSummary[]>('points')).filter(({ machine }) => machine === name);
+    while ((await pointsOf('web-1')).length !== 1) await delay(100);
+
+    const machines = await ask<MachineSummary[]>('machine', 'list');
+    assert.deepEqual(machines.map(({ name, policy: has, isOverdue }) => [name, has, isOverdue]).sort(), [
+      ['other', null, false],
+      ['web-1', 'web', false],
+    ]);
+    await definePlainMachine(rig, 'web-2');
+    await ask('policy', 'set', 'web', '--priority', '1');
+    while ((await pointsOf('web-2')).length === 0) await delay(100);
+    const { machines: planned, unprotected, isRunning } = await ask<ScheduleReport>('schedule');
+    assert.deepEqual(planned.map(({ machine, policy: has }) => [machine, has]).sort(), [
+      ['web-1', 'web'],
+      ['web-2', 'web'],
+    ]);
+    assert.deepEqual([unprotected.map(({ machine }) => machine), isRunning], [['other'], true]);
+    assert.deepEqual(await pointsOf('other'), []);
+    const { startedBy } =
+      (await ask<RunSummary[]>('runs', 'list')).find(({ operation }) => operation === 'backup') ?? {};
+    assert.deepEqual([startedBy?.kind, startedBy?.id], ['policy', 'web'], directory);
+    await ask('policy', 'delete', 'web', '--yes');
+    assert.deepEqual((await ask<ScheduleReport>('schedule')).machines, []);
   },
   { requires: LIBVIRT_REQUIREMENTS },
 );
