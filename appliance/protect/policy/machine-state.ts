@@ -69,8 +69,9 @@ export class MachineState {
     return this.#failure;
   }
 
-  succeeded(began: Moment): void {
-    this.#run = began;
+  /** A run that took a recovery point; undefined for one that began protection. */
+  succeeded(began: Moment | undefined): void {
+    this.#run = began ?? this.#run;
     this.#failure = null;
   }
 

@@ -342,7 +342,7 @@ export class PolicyEngine {
         // By the uptime, whatever the clock did meanwhile.
         state.newest = { takenAtMs, stamp: began };
       }
-      state.succeeded(began);
+      state.succeeded(policy.schedule === undefined ? undefined : began);
       this.#repository = null;
       if (hasRule(state) && state.retainedAgeMs(this.#ports.moment()) >= RETAIN_AFTER_RUN_MS) this.#toRetain.add(state);
     } catch (error) {
