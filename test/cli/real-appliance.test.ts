@@ -183,19 +183,26 @@ test(
       (await ask<PointSummary[]>('points')).filter(({ machine }) => machine === name);
     while ((await pointsOf('web-1')).length !== 1) await delay(100);
 
-    const machines = await ask<MachineSummary[]>('machine', 'list');
-    assert.deepEqual(machines.map(({ name, policy: has, isOverdue }) => [name, has, isOverdue]).sort(), [
-      ['other', null, false],
-      ['web-1', 'web', false],
-    ]);
+    const machines = (await ask<MachineSummary[]>('machine', 'list')).toSorted((a, b) => (a.name < b.name ? -1 : 1));
+    assert.deepEqual(
+      machines.map(({ name, policy: has, isOverdue }) => [name, has, isOverdue]),
+      [
+        ['other', null, false],
+        ['web-1', 'web', false],
+      ],
+    );
     await definePlainMachine(rig, 'web-2');
     await ask('policy', 'set', 'web', '--priority', '1');
     while ((await pointsOf('web-2')).length === 0) await delay(100);
-    const { machines: planned, unprotected, isRunning } = await ask<ScheduleReport>('schedule');
-    assert.deepEqual(planned.map(({ machine, policy: has }) => [machine, has]).sort(), [
-      ['web-1', 'web'],
-      ['web-2', 'web'],
-    ]);
+    const { machines: inOrder, unprotected, isRunning } = await ask<ScheduleReport>('schedule');
+    const planned = inOrder.toSorted((a, b) => (a.machine < b.machine ? -1 : 1));
+    assert.deepEqual(
+      planned.map(({ machine, policy: has }) => [machine, has]),
+      [
+        ['web-1', 'web'],
+        ['web-2', 'web'],
+      ],
+    );
     assert.deepEqual([unprotected.map(({ machine }) => machine), isRunning], [['other'], true]);
     assert.deepEqual(await pointsOf('other'), []);
     const { startedBy } =
