@@ -10,6 +10,7 @@ import type { Appliance, OperationContext, OperationName } from './operations.ts
 import type { Run, RunMessage } from './runs/run.ts';
 import type { RunRecords } from './runs/run-history.ts';
 import { RunService } from './runs/run-service.ts';
+import type { NetworkAccess } from './server/api-context.ts';
 
 /** Events about the progress of one run come at most so often; who follows the run itself sees more. */
 const PROGRESS_EVENT_INTERVAL_MS = 1_000;
@@ -21,6 +22,8 @@ export interface ApplianceHost extends Appliance {
   /** Who may do what; null for one that knows no users. */
   readonly access: Access | null;
   readonly guard: OperationGuard;
+  /** Who may come over the network, and how they log in; without it nobody may. */
+  readonly networkAccess?: NetworkAccess | undefined;
   /** Why it cannot do its work now, in sentences; empty when it can. */
   problems(): Promise<readonly string[]>;
   /** Settles when every thread of it has answered; rejects when one is gone. Without it nothing can be asked. */

@@ -21,6 +21,8 @@ export interface ApplianceConnection extends AsyncDisposable {
   readonly appliance: Appliance;
   /** The service that does the work, or undefined when it is done in this process. */
   readonly servicePid: number | undefined;
+  /** The service runs somewhere in the network: its paths are not those of this machine. */
+  readonly isRemote: boolean;
   /** Resolves when an export of this connection ends by itself, with the service; otherwise never. */
   readonly exportEnded: (id: string) => Promise<void>;
 }
@@ -55,6 +57,39 @@ export async function connectAppliance(options: ConnectOptions): Promise<Applian
   }
 }
 
+/** A service in the network. */
+export interface ServerAddress {
+  readonly url: string;
+  readonly token: string | undefined;
+  readonly fingerprint: string | undefined;
+  /** PEM. */
+  readonly ca: string | undefined;
+}
+
+/**
+ * The appliance at an address, once it has answered.
+ * @throws BAD_ARGUMENT; SERVICE_UNREACHABLE, TIMED_OUT, CERTIFICATE_UNTRUSTED, UNAUTHENTICATED, FORBIDDEN
+ */
+export async function connectServer(
+  address: ServerAddress,
+  onNotice: (sentence: string) => void,
+): Promise<ApplianceConnection> {
+  const { checkAuthority, RemoteEndpoint } = await import('./client/remote-endpoint.ts');
+  const { askVersion } = await import('./client/find-service.ts');
+  const { remoteAppliance } = await import('./client/remote-appliance.ts');
+  if (address.ca !== undefined) checkAuthority(address.ca);
+  const endpoint = new RemoteEndpoint(address);
+  noticeVersion(await askVersion(endpoint), `the service at ${endpoint.name}`, onNotice);
+  const appliance = remoteAppliance(endpoint);
+  return {
+    appliance,
+    servicePid: undefined,
+    isRemote: true,
+    exportEnded: (id) => appliance.exportEnded(id),
+    [Symbol.asyncDispose]: () => appliance[Symbol.asyncDispose](),
+  };
+}
+
 /** The running service of a state directory, or undefined. @throws TIMED_OUT, SERVICE_UNREACHABLE */
 export async function connectService(
   options: Pick<ConnectOptions, 'stateDirectory' | 'onNotice'>,
@@ -64,19 +99,22 @@ export async function connectService(
   const { findService } = await import('./client/find-service.ts');
   const health = await findService(options.stateDirectory);
   if (health === undefined) return undefined;
-  const version = programVersion();
-  if (health.version !== version) {
-    options.onNotice(`the service (process ${health.pid}) is version ${health.version}, this command ${version}`);
-  }
+  noticeVersion(health.version, `the service (process ${health.pid})`, options.onNotice);
   const { remoteAppliance } = await import('./client/remote-appliance.ts');
   const { LocalEndpoint } = await import('./client/endpoint.ts');
   const appliance = remoteAppliance(new LocalEndpoint(options.stateDirectory));
   return {
     appliance,
     servicePid: health.pid,
+    isRemote: false,
     exportEnded: (id) => appliance.exportEnded(id),
     [Symbol.asyncDispose]: () => appliance[Symbol.asyncDispose](),
   };
+}
+
+function noticeVersion(version: string, who: string, onNotice: (sentence: string) => void): void {
+  const own = programVersion();
+  if (version !== own) onNotice(`${who} is version ${version}, this command ${own}`);
 }
 
 /** Without a socket nobody listens. What is wrong with one is for `findService` to say. */
@@ -102,6 +140,7 @@ function inProcess(appliance: Appliance): ApplianceConnection {
   return {
     appliance,
     servicePid: undefined,
+    isRemote: false,
     exportEnded: () => new Promise(() => undefined),
     [Symbol.asyncDispose]: async () => {
       await appliance[Symbol.asyncDispose]();

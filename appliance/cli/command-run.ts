@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { isAbsolute, resolve } from 'node:path';
 import { localPrincipal } from '../access/principal.ts';
-import type { ApplianceConnection } from '../api/connect-appliance.ts';
+import type { ApplianceConnection, ServerAddress } from '../api/connect-appliance.ts';
 import type {
   Appliance,
   OperationContext,
@@ -17,12 +17,13 @@ import type { CliDependencies } from './dependencies.ts';
 import { plain } from './format.ts';
 import type { CliIo } from './io.ts';
 import { ProgressDisplay } from './progress-display.ts';
+import { type ServerOptions, serverAddress } from './server-options.ts';
 import { stateDirectory } from './state-directory.ts';
 import { type Paint, paintFor } from './style.ts';
 import { zonedParams } from './zoned-moment.ts';
 
 /** Options that every command has. */
-export interface CommonOptions {
+export interface CommonOptions extends ServerOptions {
   readonly json?: boolean;
   readonly state?: string;
   readonly connect?: string;
@@ -63,6 +64,8 @@ export class CommandRun implements AsyncDisposable {
   readonly isJson: boolean;
   readonly stateDirectory: string;
   readonly connect: string | undefined;
+  /** The service in the network that does it; undefined for the state directory. */
+  readonly server: ServerAddress | undefined;
   /** For standard output. */
   readonly paint: Paint;
   private readonly display: ProgressDisplay | undefined;
@@ -75,13 +78,20 @@ export class CommandRun implements AsyncDisposable {
     this.isJson = options.json === true;
     if (options.state === '') throw new ApplianceError('BAD_ARGUMENT', '--state needs a directory');
     this.stateDirectory = stateDirectory(options.state, io);
-    this.connect = options.connect ?? defaultUri(io.env);
+    this.server = serverAddress(options, io, (text) => resolve(io.workingDirectory, text));
+    this.connect = options.connect ?? (this.server === undefined ? defaultUri(io.env) : undefined);
     this.paint = paintFor(io.stdout, io.env);
     this.display = io.stderr.isTTY === true && !this.isJson ? new ProgressDisplay(io) : undefined;
   }
 
-  /** A path as given on the command line, for a service with another working directory. */
+  /** A path as given on the command line, for a service with another working directory. @throws BAD_ARGUMENT */
   path(text: string): string {
+    if (this.server !== undefined && !isAbsolute(text)) {
+      throw new ApplianceError(
+        'BAD_ARGUMENT',
+        `${JSON.stringify(text)} would lie on the appliance: give a whole path there`,
+      );
+    }
     return isAbsolute(text) ? text : resolve(this.io.workingDirectory, text);
   }
 
@@ -118,7 +128,11 @@ export class CommandRun implements AsyncDisposable {
   }
 
   async connected(): Promise<ApplianceConnection> {
-    const { connectAppliance } = await import('../api/connect-appliance.ts');
+    const { connectAppliance, connectServer } = await import('../api/connect-appliance.ts');
+    if (this.server !== undefined) {
+      this.connection ??= await connectServer(this.server, (sentence) => this.notice(sentence));
+      return this.connection;
+    }
     this.connection ??= await connectAppliance({
       stateDirectory: this.stateDirectory,
       open: () => this.openHere(),
@@ -143,6 +157,7 @@ export class CommandRun implements AsyncDisposable {
 
   /** From here on the service does the work. */
   async requireService(): Promise<void> {
+    if (this.server !== undefined) return;
     if (this.connection?.servicePid !== undefined) return;
     await this.disconnect();
     const { startService } = await import('./start-service.ts');
@@ -173,6 +188,12 @@ export class CommandRun implements AsyncDisposable {
   writeError(text: string): void {
     if (this.display === undefined) this.io.stderr.write(text);
     else this.display.write(text);
+  }
+
+  /** For commands that work on this machine only. @throws BAD_ARGUMENT */
+  refuseServer(): void {
+    if (this.server === undefined) return;
+    throw new ApplianceError('BAD_ARGUMENT', 'this is done on the machine of the appliance, not through --server');
   }
 
   /** True when a person can be asked. */

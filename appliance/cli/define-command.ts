@@ -4,6 +4,7 @@ import { CommandRun, type CommonOptions, type Outcome } from './command-run.ts';
 import { formatExamples } from './examples.ts';
 import { capitalized } from './format.ts';
 import type { CliRun } from './run-cli.ts';
+import { addServerOptions } from './server-options.ts';
 
 /** A command of `understudy`, in one place: what it takes, what it does, how it is explained. */
 export interface CommandDefinition<Options extends object> {
@@ -40,6 +41,7 @@ export function defineCommand<Options extends object>(
   command
     .option('--json', 'print one JSON document instead of text')
     .option('--state <dir>', 'state directory (default: UNDERSTUDY_STATE, or the one that `understudy` shows)');
+  addServerOptions(command, { isHidden: true });
   return command.action(async () => {
     const options = command.optsWithGlobals<Options & CommonOptions>();
     const { io, dependencies, signal } = cli;

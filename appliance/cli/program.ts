@@ -30,6 +30,7 @@ import { addToken } from './commands/token.ts';
 import { addUser } from './commands/user.ts';
 import { formatExamples } from './examples.ts';
 import type { CliRun } from './run-cli.ts';
+import { addServerOptions } from './server-options.ts';
 import { stateDirectory } from './state-directory.ts';
 import { paintFor } from './style.ts';
 
@@ -61,6 +62,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
     .option('--json', 'print one JSON document instead of text')
     .option('--state <dir>', 'state directory')
     .addHelpText('after', `\n${overview(stateDirectory(undefined, io))}`);
+  addServerOptions(program, { isHidden: false });
   program.commandsGroup('Protect:');
   addInit(program, cli);
   addHypervisor(program, cli);

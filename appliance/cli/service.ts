@@ -19,6 +19,22 @@ export interface ServiceReady {
   /** The state directory. */
   readonly state: string;
   readonly socket: string;
+  /** What else it listens on; left out when there is nothing. */
+  readonly listeners?: readonly ListenerReport[];
+}
+
+export interface ListenerReport {
+  readonly url: string;
+  /** SHA-256 of the certificate; null without encryption. */
+  readonly fingerprint: string | null;
+}
+
+/** Where to listen besides the unix socket. */
+export interface NetworkWishes {
+  readonly https?: string | undefined;
+  readonly http?: string | undefined;
+  /** The operator's own certificate. */
+  readonly files?: { readonly certificate: string; readonly key: string } | undefined;
 }
 
 export interface ServiceOptions {
@@ -26,6 +42,7 @@ export interface ServiceOptions {
   readonly connect?: string;
   readonly logFile?: string;
   readonly logLevel: string;
+  readonly network: NetworkWishes;
   /** Aborted: stop at a safe place and return. */
   readonly signal: AbortSignal;
   readonly io: CliIo;
@@ -64,7 +81,10 @@ export async function runService(options: ServiceOptions): Promise<void> {
     const server = await ApiServer.listen({ host, stateDirectory, logger, onDefect, onStop: end.resolve });
     try {
       logger.info({ state: stateDirectory, socket: server.path }, 'serving');
-      options.onReady({ pid: process.pid, state: stateDirectory, socket: server.path });
+      const listeners = await openNetwork(server, host, options.network);
+      for (const listener of listeners) logger.info(listener, 'listening');
+      const ready = { pid: process.pid, state: stateDirectory, socket: server.path };
+      options.onReady(listeners.length === 0 ? ready : { ...ready, listeners });
       using _supervision = supervise({
         env: options.io.env,
         logger,
@@ -81,6 +101,20 @@ export async function runService(options: ServiceOptions): Promise<void> {
     await within(CLOSE_LIMIT_MS, host[Symbol.asyncDispose](), () => giveUp(options.io, logger));
     logger.info('stopped');
   }
+}
+
+/** Nobody comes over the network as long as nothing says who that is. */
+async function openNetwork(
+  server: ApiServer,
+  { networkAccess }: ApplianceHost,
+  wishes: NetworkWishes,
+): Promise<readonly ListenerReport[]> {
+  if (wishes.https === undefined && wishes.http === undefined) return [];
+  if (networkAccess === undefined) {
+    throw new ApplianceError('NOT_SUPPORTED', 'this appliance knows no users, and lets nobody in over the network');
+  }
+  const listeners = await server.listenOnNetwork(wishes, networkAccess);
+  return listeners.map(({ url, fingerprint }) => ({ url, fingerprint }));
 }
 
 /** The appliance, opened in this process. */

@@ -425,6 +425,21 @@ export const ERROR_CODES = {
     exit: 'usage',
     hint: 'An Idempotency-Key names one request; use another key for another request.',
   },
+  LISTEN_FAILED: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'Choose an address of this machine and a port that nothing else uses; below 1024 it needs a privilege.',
+  },
+  CERTIFICATE_INVALID: {
+    retry: 'after-repair',
+    exit: 'failed',
+    hint: 'Give a certificate that is valid now, with its chain, and its key without a passphrase, as PEM.',
+  },
+  CERTIFICATE_UNTRUSTED: {
+    retry: 'never',
+    exit: 'unreachable',
+    hint: 'Compare the fingerprint with what `understudy serve` prints, and give it with --fingerprint; or give --ca.',
+  },
   SERVICE_UNREACHABLE: { retry: 'transient', exit: 'unreachable', hint: 'Start it with `understudy serve`.' },
 } as const;
 

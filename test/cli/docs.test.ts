@@ -11,7 +11,15 @@ const test = suite('docs/cli.md');
 const page = await readFile(new URL('../../docs/cli.md', import.meta.url), 'utf8');
 
 /** Options that the page describes once, for all commands. */
-const COMMON = ['--json', '--state <dir>'];
+const COMMON = [
+  '--json',
+  '--state <dir>',
+  '--server <url>',
+  '--token <token>',
+  '--token-file <file>',
+  '--fingerprint <sha256>',
+  '--ca <file>',
+];
 
 /** Usage of each command (`machine show <name>`) with the flags of its own options. */
 function commandsOfProgram(): Map<string, string[]> {

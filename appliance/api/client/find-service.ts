@@ -54,6 +54,16 @@ export async function askHealth(endpoint: Endpoint): Promise<ServiceHealth> {
   }
 }
 
+/** The version of a service in the network; what it lets nobody else know is not asked for. Errors as `askHealth`, and its refusals. */
+export async function askVersion(endpoint: Endpoint): Promise<string> {
+  try {
+    return (await askHealth(endpoint)).version;
+  } catch (error) {
+    if (error instanceof ApplianceError) throw error;
+    throw endpoint.describe(toError(error), 'the first request');
+  }
+}
+
 /**
  * Asks the service to end, as SIGTERM does; it has not ended yet when this settles.
  * @throws SERVICE_UNREACHABLE when it does not listen, ended before it answered, or is of a version that cannot be asked

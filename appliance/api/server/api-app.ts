@@ -12,6 +12,7 @@ import type { AccessControl, ApiContext, ApiExtension, Need } from './api-contex
 import { refuseConnection } from './client-error.ts';
 import { addOperations } from './operation-handler.ts';
 import { PROBLEM_TYPE, problemOf } from './problem.ts';
+import { addSecurityHeaders, refuseForeignHosts } from './security-headers.ts';
 import { addServiceRoutes } from './service-routes.ts';
 import type { StreamRoutes } from './stream-routes.ts';
 
@@ -27,15 +28,15 @@ export interface ApiAppOptions {
   readonly context: ApiContext;
   readonly access: AccessControl;
   readonly streams: StreamRoutes;
-  /** Who asks sits at this machine, and owns it. */
-  readonly isLocal: boolean;
+  /** `local`: the unix socket, which only the owner of the appliance can open. */
+  readonly transport: 'local' | 'http' | 'https';
   readonly extensions: readonly ApiExtension[];
   readonly createServer: (handler: RequestListener) => Server;
 }
 
 /** The whole HTTP interface, for one listener. */
 export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstance> {
-  const { context, access, streams, isLocal, extensions, createServer } = options;
+  const { context, access, streams, extensions, createServer, transport } = options;
   const app: FastifyInstance = fastify({
     bodyLimit: MAX_REQUEST_BYTES,
     routerOptions: { maxParamLength: MAX_PARAMETER_CHARACTERS },
@@ -43,7 +44,7 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
     genReqId: requestId,
     // Paths that are not percent-encoded.
     frameworkErrors: (thrown, request, reply) => {
-      void refuse(request, reply, { error: frameworkError(thrown), isLocal });
+      void refuse(request, reply, { error: frameworkError(thrown), isLocal: transport === 'local' });
     },
     clientErrorHandler: refuseConnection,
     serverFactory: (handler) => createServer(handler),
@@ -53,13 +54,15 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
   // Only JSON: what a form of another site can send is not read.
   app.removeContentTypeParser('text/plain');
   app.decorateRequest('principal', undefined);
+  if (transport !== 'local') await addSecurityHeaders(app, transport);
+  if (transport === 'http') refuseForeignHosts(app);
   addHooks(app, access);
   addErrorHandlers(app, options);
   addOperations(app, context, access);
   addServiceRoutes(app, context);
   streams.add(app);
   addOpenApiDocument(app);
-  if (!isLocal) await addDocumentationPage(app);
+  if (transport !== 'local') await addDocumentationPage(app);
   for (const extension of extensions) await extension(app, context);
   return app;
 }
@@ -87,7 +90,8 @@ function checkNeed({ principal, method, url }: FastifyRequest, need: Need): void
   throw new ApplianceError('FORBIDDEN', `${principal.name} (${principal.role}) may not ${method} ${url.split('?')[0]}`);
 }
 
-function addErrorHandlers(app: FastifyInstance, { context, isLocal }: ApiAppOptions): void {
+function addErrorHandlers(app: FastifyInstance, { context, transport }: ApiAppOptions): void {
+  const isLocal = transport === 'local';
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0] ?? '';
     const error = new ApplianceError('PATH_UNKNOWN', `there is no ${request.method} ${path.slice(0, 200)}`);

@@ -29,6 +29,8 @@ export interface AccessControl {
   authenticate(request: FastifyRequest): Promise<Principal | undefined> | Principal | undefined;
   /** Lets a checked operation pass. @throws FORBIDDEN, and what else forbids it */
   authorize(call: OperationCall): Promise<void> | void;
+  /** What of its result is shown; everything when left out. */
+  visible?(call: OperationCall, result: unknown): Promise<unknown>;
 }
 
 export interface OperationCall {
@@ -55,3 +57,10 @@ export interface ApiContext {
 
 /** Routes besides those of the operations. */
 export type ApiExtension = (app: FastifyInstance, context: ApiContext) => void | Promise<void>;
+
+/** What is needed to let others in. */
+export interface NetworkAccess {
+  readonly access: AccessControl;
+  /** Logging in, and what else only those need who come over the network. */
+  readonly extensions?: readonly ApiExtension[];
+}

@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-import { createServer, type Server } from 'node:http';
-import type { FastifyInstance } from 'fastify';
+import { createServer } from 'node:http';
 import type { Logger } from 'pino';
 import { systemClock } from '../../core/clock.ts';
 import type { InvariantViolation } from '../../core/invariant.ts';
 import type { ApplianceHost } from '../appliance-host.ts';
-import { controlSocketPath, listenAt, type SocketAddress } from '../control-socket.ts';
+import { controlSocketPath, listenAt } from '../control-socket.ts';
 import type { ServiceHealth } from '../service-health.ts';
 import { Activity } from './activity.ts';
 import { buildApiApp } from './api-app.ts';
-import type { ApiContext, ApiExtension } from './api-context.ts';
+import type { ApiContext, ApiExtension, NetworkAccess } from './api-context.ts';
 import { ExportHolds } from './export-holds.ts';
 import { IdempotencyKeys } from './idempotency.ts';
 import { localAccess } from './local-access.ts';
+import { closeApp, type Listener, listenOnNetwork, type NetworkOptions } from './network.ts';
 import { logRuns } from './run-log.ts';
 import { SERVER_LIMITS } from './server-limits.ts';
 import { addStopRoute, healthOf } from './service-routes.ts';
 import { StreamRoutes } from './stream-routes.ts';
-
-/** What is still being sent when the service ends may take so long. */
-const FLUSH_LIMIT_MS = 2_000;
+import type { CertificateFiles } from './tls/certificate-source.ts';
 
 export interface ApiServerOptions {
   /** Stays the caller's; it must outlive the server. */
@@ -44,8 +42,7 @@ export class ApiServer implements AsyncDisposable {
   readonly #streams: StreamRoutes;
   readonly #extensions: readonly ApiExtension[];
   readonly #log: Disposable;
-  readonly #apps: FastifyInstance[] = [];
-  #address: SocketAddress | undefined;
+  readonly #listeners: AsyncDisposable[] = [];
   #closing: Promise<void> | undefined;
 
   private constructor(options: ApiServerOptions) {
@@ -74,14 +71,44 @@ export class ApiServer implements AsyncDisposable {
       context: server.#context,
       access: localAccess(options.host.guard),
       streams: server.#streams,
-      isLocal: true,
+      transport: 'local',
       extensions: [...server.#extensions, addStopRoute],
       createServer: (handler) => createServer(SERVER_LIMITS, handler),
     });
     await app.ready();
-    server.#address = await listenAt(app.server, server.path);
-    server.#apps.push(app);
+    const address = await listenAt(app.server, server.path);
+    server.#listeners.push({
+      [Symbol.asyncDispose]: async () => {
+        await closeApp(app);
+        address[Symbol.dispose]();
+      },
+    });
     return server;
+  }
+
+  /**
+   * Also listens on the network, for those whom `access` lets in; all listeners end with the server.
+   * @throws ApplianceError BAD_ARGUMENT, LISTEN_FAILED, CERTIFICATE_INVALID, IO_FAILED
+   */
+  async listenOnNetwork(
+    options: Pick<NetworkOptions, 'https' | 'http'> & { readonly files?: CertificateFiles | undefined },
+    { access, extensions = [] }: NetworkAccess,
+  ): Promise<readonly Listener[]> {
+    const { stateDirectory, logger } = this.#context;
+    const { files, ...addresses } = options;
+    const certificate = { stateDirectory, files, logger, clock: systemClock };
+    const listeners = await listenOnNetwork({ ...addresses, certificate }, (scheme, create) =>
+      buildApiApp({
+        context: this.#context,
+        access,
+        streams: this.#streams,
+        transport: scheme,
+        extensions: [...this.#extensions, ...extensions],
+        createServer: create,
+      }),
+    );
+    this.#listeners.push(...listeners);
+    return listeners;
   }
 
   health(): ServiceHealth {
@@ -117,20 +144,7 @@ export class ApiServer implements AsyncDisposable {
     await this.#context.activity.stop({ deadlineMs: 0 });
     await this.#context.holds.stop();
     this.#streams.close();
-    await Promise.all(this.#apps.map((app) => closeServer(app.server)));
-    await Promise.all(this.#apps.map((app) => app.close()));
+    await Promise.all(this.#listeners.map((listener) => listener[Symbol.asyncDispose]()));
     this.#log[Symbol.dispose]();
-    this.#address?.[Symbol.dispose]();
   }
-}
-
-/** Lets what is being sent arrive, shortly, and cuts off the rest. */
-async function closeServer(server: Server): Promise<void> {
-  const closed = new Promise<void>((resolve) => {
-    server.close(() => resolve());
-  });
-  server.closeIdleConnections();
-  const timer = setTimeout(() => server.closeAllConnections(), FLUSH_LIMIT_MS);
-  await closed;
-  clearTimeout(timer);
 }

@@ -8,7 +8,7 @@ import { performOperation, publishChanges } from '../appliance-host.ts';
 import { API_ROOT, isOperationName, OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
 import type { OperationContext, OperationName } from '../operations.ts';
 import { asApplianceError } from '../wire-error.ts';
-import type { AccessControl, ApiContext } from './api-context.ts';
+import type { AccessControl, ApiContext, OperationCall } from './api-context.ts';
 import type { Answer } from './idempotency.ts';
 import { pageOf } from './page.ts';
 import { type RequestParams, requestParams } from './request-params.ts';
@@ -62,13 +62,17 @@ class OperationHandler {
     const { principal } = request;
     if (principal === undefined) throw new InvariantViolation('who asks for an operation is known');
     const call: Call = { request, principal, ...requestParams(this.name, request) };
-    await this.#access.authorize({ principal, operation: this.name, params: call.params, request });
+    await this.#access.authorize(this.#asked(call));
     const { activity } = this.#context;
     if (this.route.kind === 'read') return this.#read(call, reply);
     const answer = await this.#once(call, () =>
       this.route.kind === 'run' ? this.#start(call) : activity.perform(this.name, () => this.#change(call)),
     );
     return reply.code(answer.status).headers(answer.headers).type(JSON_TYPE).send(answer.body);
+  }
+
+  #asked({ principal, params, request }: Call): OperationCall {
+    return { principal, operation: this.name, params, request };
   }
 
   async #read(call: Call, reply: FastifyReply): Promise<FastifyReply> {
@@ -126,7 +130,8 @@ class OperationHandler {
     };
     let outcome = 'ok';
     try {
-      return await performOperation(host, { operation: this.name, params: call.params, context });
+      const result = await performOperation(host, { operation: this.name, params: call.params, context });
+      return this.#access.visible === undefined ? result : await this.#access.visible(this.#asked(call), result);
     } catch (thrown) {
       if (thrown instanceof InvariantViolation) onDefect(thrown);
       const error = asApplianceError(thrown, signal);

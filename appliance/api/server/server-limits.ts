@@ -17,3 +17,6 @@ export const SERVER_LIMITS: ServerOptions = {
   keepAliveTimeout: IDLE_LIMIT_MS,
   connectionsCheckingInterval: CHECK_INTERVAL_MS,
 };
+
+/** Connections from the network: as many listeners to events as there may be, and some for requests. */
+export const MAX_CONNECTIONS = 2_000;

@@ -77,7 +77,9 @@ export class StreamRoutes {
   async #runEvents(request: FastifyRequest<{ Params: { id: string } }>, reply: FastifyReply): Promise<void> {
     const { runService } = this.#context.host;
     const report = await runService.show(request.params.id);
-    checkMachine(request.principal, report.machineId);
+    if (!maySee(request.principal, { machineId: report.machineId, data: report })) {
+      throw new ApplianceError('FORBIDDEN', 'this run is of another machine');
+    }
     const run = runService.find(report.id);
     const stream = this.#open(reply, { isEndless: false });
     if (run === undefined) return sendEnd(stream, report);
@@ -139,15 +141,17 @@ function wantedBy(request: FastifyRequest): (event: ApplianceEvent) => boolean {
     throw new ApplianceError('BAD_ARGUMENT', 'type must be names of events, with commas between');
   }
   const { principal } = request;
-  return (event) => (names === undefined || names.includes(event.type)) && maySee(principal, event.machineId);
+  return (event) => (names === undefined || names.includes(event.type)) && maySee(principal, event);
 }
 
-function maySee(principal: Principal | undefined, machineId: string | null): boolean {
+/** A restorer sees what concerns the machines that were named for it, and the runs that it started. */
+function maySee(
+  principal: Principal | undefined,
+  { machineId, data }: Pick<ApplianceEvent, 'machineId' | 'data'>,
+): boolean {
   if (principal === undefined) return false;
   if (principal.role !== 'restorer') return true;
-  return machineId !== null && (principal.machines ?? []).includes(machineId);
-}
-
-function checkMachine(principal: Principal | undefined, machineId: string | null): void {
-  if (!maySee(principal, machineId)) throw new ApplianceError('FORBIDDEN', 'this run is of another machine');
+  if (machineId !== null && (principal.machines ?? []).includes(machineId)) return true;
+  const { startedBy } = data as Partial<Pick<RunReport, 'startedBy'>>;
+  return startedBy?.kind === principal.kind && startedBy.id === principal.id;
 }

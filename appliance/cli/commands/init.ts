@@ -45,6 +45,7 @@ export function addInit(program: Command, cli: CliRun): void {
 }
 
 async function init(run: CommandRun, _args: readonly string[], options: InitOptions): Promise<Outcome> {
+  run.refuseServer();
   const { from, repository } = options;
   if (from !== undefined && (repository !== undefined || !options.encryption)) {
     const message = '--from takes the repository as it is, without --repository and --no-encryption';

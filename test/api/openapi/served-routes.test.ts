@@ -87,7 +87,7 @@ test('other listeners have the documented routes, and no others but those of the
     context,
     access: { authenticate: () => principal, authorize: () => undefined },
     streams: new StreamRoutes(context),
-    isLocal: false,
+    transport: 'https',
     extensions: [],
     createServer: (handler) => createServer(handler),
   });
@@ -106,7 +106,7 @@ test('the document and the page are for everybody, the rest is not', async (t) =
     context,
     access: { authenticate: () => undefined, authorize: () => undefined },
     streams: new StreamRoutes(context),
-    isLocal: false,
+    transport: 'https',
     extensions: [],
     createServer: (handler) => createServer(handler),
   });
