@@ -30,8 +30,8 @@ export function addHypervisor(program: Command, cli: CliRun): void {
       'Tells the appliance of a hypervisor, under a name that --connect takes from then on. As soon as there is one, commands ' +
       'mean all that were told of, not the default connection. A password is kept sealed and never shown.',
     examples: [
-      ['understudy hypervisor add rack1 qemu+ssh://root@rack1/system --ssh-key /etc/understudy/id_rack1', 'over ssh'],
-      ['understudy hypervisor add rack2 qemu+tls://rack2/system --tls-dir /etc/pki/rack2', 'over TLS'],
+      ['understudy hypervisor add rack1 qemu+ssh://rack1/system --ssh-key key', 'over ssh'],
+      ['understudy hypervisor add rack2 qemu+tls://rack2/system --tls-dir pki', 'over TLS'],
       ['understudy hypervisor add here qemu:///system', 'this host'],
     ],
     options: addCredentials,

@@ -112,7 +112,10 @@ test('the document and the page are for everybody, the rest is not', async (t) =
   });
   t.use({ close: () => app.close() });
   const status = async (url: string): Promise<number> => (await app.inject({ url })).statusCode;
-  assert.equal(await status(DOCS_PATH), 200);
+  const page = await app.inject({ url: DOCS_PATH });
+  assert.equal(page.statusCode, 200);
+  assert.match(String(page.headers['content-security-policy']), /script-src 'self';/);
+  assert.equal(page.headers['x-frame-options'], 'DENY');
   assert.equal(await status(`${API_ROOT}/openapi.json`), 200);
   for (const { http, needs } of EXTRA_ROUTES) {
     const [method = '', path = ''] = http.split(' ');
