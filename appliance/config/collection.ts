@@ -82,7 +82,9 @@ export class Collection<T> {
   readonly #fileSystem: FileSystem;
   readonly #listeners = new Set<(change: CollectionChange<T>) => void>();
   #records: Records<T>;
+  /** The last one that was given out, also to a change that is not durable yet. */
   #revision: number;
+  #shownRevision: number;
   #queue: Pending<T>[] = [];
   #writing: Promise<void> | undefined;
 
@@ -93,6 +95,7 @@ export class Collection<T> {
     this.#fileSystem = options.fileSystem ?? realFileSystem;
     this.#records = records;
     this.#revision = revision;
+    this.#shownRevision = revision;
   }
 
   /** A file that is missing is an empty collection. @throws ApplianceError CONFIG_DAMAGED, CONFIG_FORMAT, IO_FAILED */
@@ -110,9 +113,11 @@ export class Collection<T> {
     return new Collection(options, new Map(entries), revision);
   }
 
-  /** Grows with each change; 0 for a collection that was never written. */
+  /**
+   * Of what can be read now: grows with each change, in the moment in which it can be read. 0 for a collection that was never written.
+   */
   get revision(): number {
-    return this.#revision;
+    return this.#shownRevision;
   }
 
   get size(): number {
@@ -238,6 +243,7 @@ export class Collection<T> {
       }
     }
     if (applied.length === 0) return;
+    const revision = this.#revision;
     try {
       await this.#store(draft);
     } catch (error) {
@@ -245,6 +251,7 @@ export class Collection<T> {
       return;
     }
     this.#records = draft;
+    this.#shownRevision = revision;
     for (const { pending, entry } of applied) {
       this.#announce(pending.ids ?? changedIds(before, draft));
       pending.resolve(entry);

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { Collection, type CollectionOptions } from '../../appliance/config/collection.ts';
 import { encodeCollection } from '../../appliance/config/collection-file.ts';
@@ -54,6 +55,25 @@ test('a change that rests on something else than what is there is refused', asyn
     (error) => hasCode(error, 'NOT_FOUND'),
   );
   assert.equal((await open({ directory })).get('a').value.text, 'second');
+});
+
+test('the revision changes together with what can be read', async (t) => {
+  const notes = await open({ directory: await t.tempDir() });
+  await notes.create('a', { text: 'first' });
+  const before = notes.revision;
+  const change = notes.put('a', { text: 'second' });
+  const seen = new Set<string>();
+  const look = (): void => void seen.add(`${notes.revision}: ${notes.get('a').value.text}`);
+  const watch = (async () => {
+    while (notes.revision === before) {
+      look();
+      await nextTurn();
+    }
+  })();
+  const { revision } = await change;
+  await watch;
+  look();
+  assert.deepEqual([...seen], [`${before}: first`, `${revision}: second`]);
 });
 
 test('a document that was deleted and made again has a revision that it never had', async (t) => {
