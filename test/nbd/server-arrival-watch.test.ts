@@ -71,15 +71,43 @@ test('requests that come now and then never begin it, and end what lasts', () =>
   assert.equal(rig.watch.isWatching, false);
 });
 
-test('who needs the processor gets it: a turn that was held up ends it, until there were as many hits again', () => {
+test('who needs the processor gets it: a turn that was held up ends it for 64 requests, the next one for twice as many', () => {
+  const rig = new Rig();
+  rig.hits(40);
+  for (const rest of [64, 128, 256]) {
+    assert.equal(rig.watch.isWatching, true);
+    rig.turn(2.5);
+    assert.equal(rig.watch.isWatching, false);
+    rig.hits(rest - 1);
+    assert.equal(rig.watch.isWatching, false);
+    rig.hits(1);
+  }
+  assert.equal(rig.watch.isWatching, true);
+});
+
+test('requests that are not held up any more shorten the next rest again', () => {
   const rig = new Rig();
   rig.hits(40);
   rig.turn(2.5);
-  assert.equal(rig.watch.isWatching, false);
-  rig.hits(8);
+  rig.hits(64);
+  // Four times 128 requests, after which a rest has 64 again.
+  rig.hits(512);
+  rig.turn(2.5);
+  rig.hits(63);
   assert.equal(rig.watch.isWatching, false);
   rig.hits(1);
   assert.equal(rig.watch.isWatching, true);
+});
+
+test('on a processor that others keep busy nearly nothing is watched for', () => {
+  const rig = new Rig();
+  let watched = 0;
+  for (let n = 0; n < 100_000; n++) {
+    rig.request(0.1);
+    if (rig.watch.isWatching) watched += 1;
+    rig.turn(n % 20 === 0 ? 2.5 : 0);
+  }
+  assert.ok(watched < 1000, `${watched} of 100,000`);
 });
 
 test('requests that were sent without waiting for the answer never begin it', () => {

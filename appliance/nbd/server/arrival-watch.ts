@@ -19,6 +19,11 @@ const MAX_CREDIT = 32;
 const MISS_COST = 2;
 /** Between two turns: somebody else wanted the processor, who shall have it. */
 const HELD_UP_MS = 2;
+/** So many requests are not watched for after that; twice as many each time that it happens again soon, up to a limit. */
+const FIRST_REST = 64;
+const MAX_REST = 32_768;
+/** The rest is half as long again after so many times as many requests without. */
+const CALM_RESTS = 4;
 
 /**
  * Keeps the event loop from sleeping for a moment after an answer, while requests follow one another closely: a guest that writes
@@ -26,8 +31,9 @@ const HELD_UP_MS = 2;
  * do the same for their guests: Linux, Documentation/virt/kvm/halt-polling.rst.)
  *
  * Bounds: it lasts while more than two of three requests come 0.03 to 0.4 ms behind the answer before, which it learns without
- * watching, and ends 0.4 ms after the last event. One turn in which the processor was needed elsewhere ends it until there
- * were enough such requests again; so do requests beside one another: served one by one, they take twice the processor.
+ * watching, and ends 0.4 ms after the last event. One turn in which the processor was needed elsewhere ends it for 64 requests, or
+ * for ever more of them while that happens again and again; requests beside one another end it until there were enough single
+ * ones again: served one by one, they take twice the processor.
  * Each turn lets everything else run that is ready. Each connection has its own.
  */
 export class ArrivalWatch {
@@ -39,6 +45,12 @@ export class ArrivalWatch {
   /** The last arrival or answer. */
   #eventMs = 0;
   #turnMs = 0;
+  /** Requests that are not watched for any more. */
+  #resting = 0;
+  /** How long the next rest is. */
+  #rest = FIRST_REST;
+  /** Requests since the last hold-up. */
+  #calm = 0;
 
   constructor(options: WatchOptions) {
     this.#clock = options.clock;
@@ -54,6 +66,8 @@ export class ArrivalWatch {
   arrived(): void {
     const nowMs = this.#clock.elapsedMs();
     if (this.#isAnswered) this.#judge(nowMs - this.#eventMs);
+    if (this.#resting > 0) this.#resting -= 1;
+    else this.#grow();
     this.#isAnswered = false;
     this.#eventMs = nowMs;
   }
@@ -67,7 +81,7 @@ export class ArrivalWatch {
   answered(): void {
     this.#isAnswered = true;
     this.#eventMs = this.#clock.elapsedMs();
-    if (this.#isTurning || this.#credit < ENOUGH_CREDIT) return;
+    if (this.#isTurning || this.#resting > 0 || this.#credit < ENOUGH_CREDIT) return;
     this.#isTurning = true;
     this.#turnMs = this.#eventMs;
     this.#nextTurn(this.#turn);
@@ -83,9 +97,24 @@ export class ArrivalWatch {
     else this.#credit = Math.max(0, this.#credit - MISS_COST);
   }
 
+  #heldUp(): void {
+    this.#credit = 0;
+    this.#calm = 0;
+    this.#resting = this.#rest;
+    this.#rest = Math.min(MAX_REST, this.#rest * 2);
+  }
+
+  /** Calm shortens the next rest. */
+  #grow(): void {
+    this.#calm += 1;
+    if (this.#calm < this.#rest * CALM_RESTS) return;
+    this.#calm = 0;
+    this.#rest = Math.max(FIRST_REST, this.#rest / 2);
+  }
+
   readonly #turn = (): void => {
     const nowMs = this.#clock.elapsedMs();
-    if (nowMs - this.#turnMs > HELD_UP_MS) this.#credit = 0;
+    if (nowMs - this.#turnMs > HELD_UP_MS) this.#heldUp();
     this.#turnMs = nowMs;
     if (nowMs - this.#eventMs <= WINDOW_MS && this.#credit >= ENOUGH_CREDIT) this.#nextTurn(this.#turn);
     else this.#isTurning = false;
