@@ -455,3 +455,12 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
 export function isOperationName(name: string): name is OperationName {
   return Object.hasOwn(OPERATION_ROUTES, name);
 }
+
+/** Parameters as they may be logged and kept. */
+export function withoutSecrets(
+  name: OperationName,
+  params: Readonly<Record<string, unknown>>,
+): Readonly<Record<string, unknown>> {
+  const { secrets = [] } = OPERATION_ROUTES[name];
+  return Object.fromEntries(Object.entries(params).filter(([member]) => !secrets.includes(member)));
+}

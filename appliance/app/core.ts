@@ -18,6 +18,7 @@ import { RecoverService } from '../recover/recover-service.ts';
 import type { StandbyService } from '../recover/standby/standby-service.ts';
 import type { RepositoryConfig } from '../repository/config.ts';
 import type { DirectoryStore } from '../repository/directory-store.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Journal } from '../volume/journal.ts';
 import { adoptRestoredRecords } from './appliance-state.ts';
@@ -43,6 +44,8 @@ export interface Foundation {
   readonly hypervisors: Hypervisors;
   /** Called when the process cannot work any more and has to be started anew; see `RepositoryParts.onFailure`. */
   readonly onFailure?: ((error: ApplianceError) => void) | undefined;
+  /** Told of each recovery point that continuous protection makes by itself. */
+  readonly onPoint?: ((point: RecoveryPoint) => void) | undefined;
 }
 
 /** An open catalog and repository that agree. */
@@ -117,7 +120,10 @@ export async function startCore(
       connect: (uri, machineId) => connections.get(uri, machineId === undefined ? 0 : laneOf(machineId)),
       settings: DEFAULT_SESSION_SETTINGS,
       onNotice,
-      onPoint: (point) => spares.follow(point),
+      onPoint: (point) => {
+        foundation.onPoint?.(point);
+        return spares.follow(point);
+      },
     }),
   );
   const recover = scope.use(

@@ -46,6 +46,7 @@ import type { Catalog } from '../catalog/catalog.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { hostUptime } from '../core/uptime.ts';
 import { parseSelector } from '../protect/selector.ts';
+import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { AuditOperations } from './audit-operations.ts';
 import type { ConfigurationOperations } from './configuration-operations.ts';
@@ -115,7 +116,7 @@ export class LocalAppliance implements LocalOperations {
   #closing: Promise<void> | undefined;
 
   constructor(foundation: Foundation, options: LocalOptions, onClose: () => Promise<void>) {
-    this.#foundation = foundation;
+    this.#foundation = { ...foundation, onPoint: (point) => this.#tellOf(point) };
     this.#options = options;
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
@@ -137,6 +138,10 @@ export class LocalAppliance implements LocalOperations {
       open: () => this.#open(),
     });
     this.eventHub = parts.eventHub;
+  }
+
+  #tellOf({ id, machine }: RecoveryPoint): void {
+    this.eventHub.publish('points', { point: id }, machine.id);
   }
 
   /** Opens everything now and, as the service, brings back what an earlier process served. */

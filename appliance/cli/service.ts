@@ -2,6 +2,7 @@
 import { type Logger, pino, stdTimeFunctions } from 'pino';
 import type { ApplianceHost } from '../api/appliance-host.ts';
 import { connectAppliance } from '../api/connect-appliance.ts';
+import type { NetworkAccess } from '../api/server/api-context.ts';
 import { ApiServer } from '../api/server/api-server.ts';
 import { EXIT_CODES } from '../core/error-codes.ts';
 import { ApplianceError } from '../core/errors.ts';
@@ -106,15 +107,21 @@ export async function runService(options: ServiceOptions): Promise<void> {
 /** Nobody comes over the network as long as nothing says who that is. */
 async function openNetwork(
   server: ApiServer,
-  { networkAccess }: ApplianceHost,
+  host: ApplianceHost,
   wishes: NetworkWishes,
 ): Promise<readonly ListenerReport[]> {
   if (wishes.https === undefined && wishes.http === undefined) return [];
-  if (networkAccess === undefined) {
+  const listeners = await server.listenOnNetwork(wishes, host.networkAccess ?? (await tokensOnly(host)));
+  return listeners.map(({ url, fingerprint }) => ({ url, fingerprint }));
+}
+
+/** @throws NOT_SUPPORTED */
+async function tokensOnly({ access, guard }: ApplianceHost): Promise<NetworkAccess> {
+  if (access === null) {
     throw new ApplianceError('NOT_SUPPORTED', 'this appliance knows no users, and lets nobody in over the network');
   }
-  const listeners = await server.listenOnNetwork(wishes, networkAccess);
-  return listeners.map(({ url, fingerprint }) => ({ url, fingerprint }));
+  const { tokenAccess } = await import('../api/server/token-access.ts');
+  return { access: tokenAccess(access, guard) };
 }
 
 /** The appliance, opened in this process. */

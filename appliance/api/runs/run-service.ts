@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Principal } from '../../access/principal.ts';
 import { type Clock, systemClock } from '../../core/clock.ts';
-import { ApplianceError } from '../../core/errors.ts';
+import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { InvariantViolation } from '../../core/invariant.ts';
 import type { OperationContext, OperationName } from '../operations.ts';
 import type { RunReport, RunSummary } from '../schemas/runs.ts';
@@ -55,6 +55,8 @@ export class RunService {
     this.#parts = parts;
     this.#clock = parts.clock ?? systemClock;
     this.#history = new RunHistory(parts.records, (error) => {
+      // The catalog is being rebuilt: it is written afterwards.
+      if (hasCode(error, 'LOCKED')) return;
       parts.onNotice(`the history of runs could not be written: ${asApplianceError(error).message}`);
     });
   }

@@ -2,6 +2,7 @@
 import type { Principal } from '../../access/principal.ts';
 import type { Clock } from '../../core/clock.ts';
 import { ApplianceError } from '../../core/errors.ts';
+import { withoutSecrets } from '../operation-routes.ts';
 import type { OperationContext, OperationName, Progress } from '../operations.ts';
 import type { RunReport, RunState, RunSummary } from '../schemas/runs.ts';
 import { encodeError } from '../wire-error.ts';
@@ -68,7 +69,7 @@ export class Run {
       state: 'queued',
       progress: null,
       error: null,
-      params: request.params,
+      params: withoutSecrets(request.operation, request.params),
       notices: [],
       result: null,
     };

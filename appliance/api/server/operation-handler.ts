@@ -5,7 +5,13 @@ import type { Principal } from '../../access/principal.ts';
 import { systemClock } from '../../core/clock.ts';
 import { InvariantViolation } from '../../core/invariant.ts';
 import { performOperation, publishChanges } from '../appliance-host.ts';
-import { API_ROOT, isOperationName, OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
+import {
+  API_ROOT,
+  isOperationName,
+  OPERATION_ROUTES,
+  type OperationRoute,
+  withoutSecrets,
+} from '../operation-routes.ts';
 import type { OperationContext, OperationName } from '../operations.ts';
 import { asApplianceError } from '../wire-error.ts';
 import type { AccessControl, ApiContext, OperationCall } from './api-context.ts';
@@ -144,8 +150,7 @@ class OperationHandler {
   }
 
   #log(level: 'debug' | 'info', { principal, params }: Call, text: string, members: object): void {
-    const secrets = this.route.secrets ?? [];
-    const shown = Object.fromEntries(Object.entries(params).filter(([name]) => !secrets.includes(name)));
+    const shown = withoutSecrets(this.name, params);
     const by = `${principal.kind}:${principal.id}`;
     this.#context.logger[level]({ operation: this.name, by, params: shown, ...members }, text);
   }
