@@ -5,6 +5,7 @@ import { type Clock, systemClock } from '../core/clock.ts';
 import type { InvariantViolation } from '../core/invariant.ts';
 import { EventHub } from './events/event-hub.ts';
 import type { OperationGuard } from './guard/operation-guard.ts';
+import type { Figures } from './metrics/figures.ts';
 import { OPERATION_ROUTES } from './operation-routes.ts';
 import type { Appliance, OperationContext, OperationName } from './operations.ts';
 import type { Run, RunMessage } from './runs/run.ts';
@@ -28,6 +29,10 @@ export interface ApplianceHost extends Appliance {
   problems(): Promise<readonly string[]>;
   /** Settles when every thread of it has answered; rejects when one is gone. Without it nothing can be asked. */
   isWorking?(): Promise<void>;
+  /** What the metrics are made of; without it there are none. */
+  figures?(): Promise<Figures>;
+  /** Whether everybody may read the metrics. */
+  areMetricsPublic?(): boolean;
 }
 
 export interface ServiceParts {

@@ -61,6 +61,8 @@ export interface Core extends Storage, AsyncDisposable {
   readonly recover: RecoverService;
   readonly standbys: StandbyService;
   readonly connections: ConnectionCache;
+  /** The NBD server that exports share. */
+  readonly nbd: NbdServer;
   /** The journal of a machine, or undefined when it has none. Errors as `Journal.open`. */
   readonly journalOf: (machineId: MachineId) => Promise<Journal | undefined>;
   readonly reconciled: ReconcileReport | undefined;
@@ -140,8 +142,7 @@ export async function startCore(
       onNotice,
     }),
   );
-  const journalOf = async (machineId: MachineId): Promise<Journal | undefined> =>
-    (await recover.histories.journalOf(machineId)) ?? (await continuous.journalOf(machineId));
+  const journalOf = journalsOf(recover, continuous);
   const standbys = recover.standbys(standbyPorts({ catalog, protect, journalOf }));
   spares.standbys = standbys;
   const resources = scope.move();
@@ -153,10 +154,15 @@ export async function startCore(
     recover,
     standbys,
     connections,
+    nbd,
     journalOf,
     reconciled: storage.reconciled,
     [Symbol.asyncDispose]: () => resources.disposeAsync(),
   };
+}
+
+function journalsOf(recover: RecoverService, continuous: ContinuousService): Core['journalOf'] {
+  return async (id) => (await recover.histories.journalOf(id)) ?? (await continuous.journalOf(id));
 }
 
 async function prepareDirectory(path: string, mode: number): Promise<string> {

@@ -2,6 +2,7 @@
 import type { AccessOperations } from '../api/access-operations.ts';
 import { type ApplianceHost, serviceParts } from '../api/appliance-host.ts';
 import type { EventHub } from '../api/events/event-hub.ts';
+import type { Figures } from '../api/metrics/figures.ts';
 import type {
   Appliance,
   BackupParams,
@@ -51,6 +52,7 @@ import type { RecoverableState } from '../volume/recoverable-state.ts';
 import type { AuditOperations } from './audit-operations.ts';
 import type { ConfigurationOperations } from './configuration-operations.ts';
 import { type Core, type Foundation, openStorage, startCore } from './core.ts';
+import { figuresOf } from './figures.ts';
 import { holdPoint, lockPoint, releasePoint } from './guarded-points.ts';
 import { Upkeep } from './housekeeping/upkeep.ts';
 import {
@@ -172,6 +174,14 @@ export class LocalAppliance implements LocalOperations {
   async isWorking(): Promise<void> {
     const core = await this.#core;
     await core?.repository.pool.ping();
+  }
+
+  async figures(): Promise<Figures> {
+    return figuresOf(await this.#open(), this.#upkeep, this.#foundation.clock);
+  }
+
+  areMetricsPublic(): boolean {
+    return this.#foundation.configuration.settings.value('metrics.public');
   }
 
   async status(): Promise<StatusReport> {

@@ -56,6 +56,11 @@ export const SETTINGS = {
     to: 64,
     meaning: 'how many of them may read from one hypervisor at the same time',
   },
+  'metrics.public': {
+    kind: 'flag',
+    initial: false,
+    meaning: 'whether everybody who reaches the service may read its metrics, also without a token',
+  },
   'selfbackup.enabled': {
     kind: 'flag',
     initial: true,

@@ -77,6 +77,16 @@ export const EXTRA_ROUTES: readonly ExtraRoute[] = [
     },
   },
   {
+    http: 'GET /metrics',
+    id: 'metrics',
+    tag: 'health',
+    needs: 'viewer',
+    summary: 'Metrics, for Prometheus',
+    description:
+      'For a `viewer`, unless the setting `metrics.public` lets everybody read them. docs/metrics.md names them all.',
+    replies: { 200: { description: 'Now.', type: 'text/plain', schema: Type.String() } },
+  },
+  {
     http: `GET ${API_ROOT}/service`,
     id: 'service',
     tag: 'health',

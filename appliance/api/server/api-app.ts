@@ -6,6 +6,7 @@ import type { Role } from '../../access/principal.ts';
 import type { ErrorCode } from '../../core/error-codes.ts';
 import { ApplianceError, hasCode, toError } from '../../core/errors.ts';
 import { InvariantViolation, invariant } from '../../core/invariant.ts';
+import { addMetricsRoute } from '../metrics/metrics-route.ts';
 import { addDocumentationPage, addOpenApiDocument, DOCS_PATH } from '../openapi/documentation-routes.ts';
 import { MAX_PARAMETER_CHARACTERS } from '../schemas/vocabulary.ts';
 import type { AccessControl, ApiContext, ApiExtension, Need } from './api-context.ts';
@@ -60,6 +61,7 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
   addErrorHandlers(app, options);
   addOperations(app, context, access);
   addServiceRoutes(app, context);
+  addMetricsRoute(app, context);
   streams.add(app);
   addOpenApiDocument(app);
   if (transport !== 'local') await addDocumentationPage(app);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { APPLIANCE_PRINCIPAL } from '../../access/principal.ts';
+import type { Figures } from '../../api/metrics/figures.ts';
 import type { OperationContext } from '../../api/operations.ts';
 import type { RunService } from '../../api/runs/run-service.ts';
 import type { CheckParams, CheckReport, GcParams, GcReport } from '../../api/schemas/repository.ts';
@@ -14,7 +15,7 @@ import type { Storage } from '../core.ts';
 import { checkReport, checkRepository, checkStructure, collectGarbage } from '../maintenance.ts';
 import { type CapacityNow, CapacityWatch, type UpkeepFoundation } from './capacity.ts';
 import { choreRecords, Housekeeper } from './housekeeper.ts';
-import { type Chore, dueMs, sliceBytes } from './plan.ts';
+import { CHORES, type Chore, dueMs, sliceBytes } from './plan.ts';
 import { afterSlice, NO_SCRUB, type ScrubRecord, withFindings } from './scrub-record.ts';
 
 /** Records in the catalog. */
@@ -98,6 +99,28 @@ export class Upkeep {
 
   capacity(storage: Storage): Promise<CapacityReport> {
     return this.#capacity.report(storage);
+  }
+
+  async figures(storage: Storage): Promise<Pick<Figures, 'repository' | 'chores'>> {
+    const { sample, growthBytesPerDay, daysUntilFull } = await this.#capacity.now(storage);
+    const { findings, omittedFindings } = await this.#scrubRecord(storage);
+    const records = choreRecords(await storage.catalog.note(CHORES_NOTE));
+    const { atMs: _, ...sizes } = sample;
+    return {
+      repository: {
+        ...sizes,
+        points: (await storage.catalog.points()).length,
+        growthBytesPerDay,
+        daysUntilFull,
+        findings: findings.length + omittedFindings,
+      },
+      chores: Object.fromEntries(
+        CHORES.map((chore) => {
+          const record = records[chore];
+          return [chore, { lastMs: record?.endedMs ?? null, failures: record?.failures ?? 0 }];
+        }),
+      ),
+    };
   }
 
   async status(storage: Storage): Promise<UpkeepReport> {
