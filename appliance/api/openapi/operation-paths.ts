@@ -6,6 +6,7 @@ import { runReport } from '../schemas/runs.ts';
 import type { TSchema } from '../schemas/type.ts';
 import { listParameters } from './list-parameters.ts';
 import { pathTemplate, placeParameters } from './parameters.ts';
+import { describeRoute } from './route-description.ts';
 import type { Json, JsonObject, SchemaComponents } from './schema-components.ts';
 
 /** What one route is in the document. */
@@ -31,7 +32,7 @@ export function operationPath(name: OperationName, components: SchemaComponents)
     operationId: name,
     tags: [tag],
     summary: route.summary,
-    description: describe(route),
+    description: describeRoute(route),
     parameters: [
       ...parameters,
       ...(route.isList === true ? listParameters(itemsOf(name), Object.keys(members.properties)) : []),
@@ -47,30 +48,6 @@ export function operationPath(name: OperationName, components: SchemaComponents)
 function itemsOf(name: OperationName): TSchema {
   const { items } = OPERATION_SCHEMAS[name].result as { readonly items?: TSchema };
   return items ?? {};
-}
-
-function describe({ kind, needs, restorer, destroys }: OperationRoute): string {
-  const sentences = [`Needs the role \`${needs}\` at least.`];
-  if (restorer !== undefined) {
-    sentences.push(
-      'item' in restorer
-        ? 'A `restorer` sees what belongs to the machines that were named for it.'
-        : 'A `restorer` may use it for the machines that were named for it.',
-    );
-  }
-  if (destroys === true)
-    sentences.push('It cannot be taken back: `admin` only, and a second person where that is asked for.');
-  else if (destroys !== undefined) {
-    const names = destroys.map((one) => `\`${one}\``).join(' or ');
-    sentences.push(
-      `With ${names} it cannot be taken back: \`admin\` only then, and a second person where that is asked for.`,
-    );
-  }
-  if (kind === 'run')
-    sentences.push(
-      'It takes its time: the answer is the run, which tells how far it is and holds the result in the end.',
-    );
-  return sentences.join(' ');
 }
 
 function success(name: OperationName, route: OperationRoute, components: SchemaComponents): JsonObject {

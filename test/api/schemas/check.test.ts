@@ -57,6 +57,7 @@ function valueOf(schema: AnySchema): unknown {
       return Object.fromEntries(
         (schema.required ?? []).map((name) => [name, valueOf(schema.properties?.[name] ?? {})]),
       );
+    case undefined:
     default:
       return 'text'.padEnd(schema.minLength ?? 0, 'x');
   }
