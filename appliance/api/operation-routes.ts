@@ -339,6 +339,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   policyCreate: {
     http: 'POST /policies',
     kind: 'change',
+    changes: ['policies'],
     needs: 'admin',
     destroys: ['shorten'],
     summary: 'Protect machines by a policy',
@@ -346,6 +347,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   policySet: {
     http: 'PATCH /policies/:name',
     kind: 'change',
+    changes: ['policies'],
     needs: 'admin',
     destroys: ['shorten'],
     summary: 'Change a policy',
@@ -353,6 +355,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   policyEnable: {
     http: 'POST /policies/:name/enable',
     kind: 'change',
+    changes: ['policies'],
     needs: 'admin',
     destroys: ['shorten'],
     summary: 'Let a policy work again',
@@ -360,6 +363,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   policyDisable: {
     http: 'POST /policies/:name/disable',
     kind: 'change',
+    changes: ['policies'],
     needs: 'admin',
     destroys: true,
     summary: 'Let a policy rest: what it protects is not protected any more',
@@ -367,6 +371,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   policyDelete: {
     http: 'DELETE /policies/:name',
     kind: 'change',
+    changes: ['policies'],
     needs: 'admin',
     destroys: true,
     summary: 'Delete a policy; the recovery points stay',

@@ -168,12 +168,15 @@ test(
   async (t) => {
     const rig = await startLibvirt(t);
     await definePlainMachine(rig, 'web-1');
-    await definePlainMachine(rig, 'other');
+    const other = await definePlainMachine(rig, 'other');
     const { ask, run, directory } = await operator(t);
     const connect = ['--connect', rig.libvirt.uri];
     await ask('hypervisor', 'add', 'lab', rig.libvirt.uri);
     for (let n = 0; n < 2; n++) await ask('backup', 'web-1', ...connect);
 
+    await other.start();
+    const frozen = await run('backup', 'other', '--quiesce', 'always', ...connect);
+    assert.match(frozen.stderr, /^error NOT_QUIESCED: other was not frozen: it has no channel of the guest agent/);
     const wishes = ['--machine', 'web-*', '--schedule', 'every 1m', '--quiesce', 'always', '--keep-last', '1'];
     const refused = await run('policy', 'create', 'web', ...wishes);
     assert.match(refused.stderr, /error CONFIRMATION_NEEDED: 1 recovery points of web-1/, refused.stdout);

@@ -31,6 +31,7 @@ export class HostState {
   isKnown = false;
   /** In uptime: its machines are read again. */
   readAtMs = Number.NEGATIVE_INFINITY;
+  #isStale = false;
   #attempts = 0;
   #problem: string | null = null;
 
@@ -42,11 +43,18 @@ export class HostState {
     return this.#problem;
   }
 
+  /** Its machines are read again at once; once more, where that is under way. */
+  refresh(): void {
+    this.#isStale = this.isReading;
+    if (!this.isReading) this.readAtMs = Number.NEGATIVE_INFINITY;
+  }
+
   answered(uptimeMs: number, everyMs: number): void {
     this.isKnown = true;
     this.#attempts = 0;
     this.#problem = null;
-    this.readAtMs = uptimeMs + everyMs;
+    this.readAtMs = this.#isStale ? Number.NEGATIVE_INFINITY : uptimeMs + everyMs;
+    this.#isStale = false;
   }
 
   failed(error: ApplianceError, uptimeMs: number): void {

@@ -37,6 +37,8 @@ export class MachineState {
   reason = '';
   /** Of the newest recovery point; undefined when there is none. */
   newest: { readonly takenAtMs: number; readonly stamp: Stamp } | undefined;
+  /** Its points were looked for: before that nobody can say that it has none. */
+  hasFacts = false;
   isProtectionDue = false;
   isRunning = false;
   #seen: Stamp;

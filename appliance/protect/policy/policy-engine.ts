@@ -152,7 +152,7 @@ export class PolicyEngine {
 
   planInput(now: Moment): PlanInput {
     const machines = [...this.#states.values()].flatMap((state) =>
-      state.policy === undefined ? [] : [state.planned(state.policy, now)],
+      state.policy === undefined || !state.hasFacts ? [] : [state.planned(state.policy, now)],
     );
     return {
       machines,
@@ -185,7 +185,7 @@ export class PolicyEngine {
 
   /** Policies were changed, or something outside: everything is looked at again in the next step. */
   refresh(): void {
-    for (const host of this.#hosts.values()) host.readAtMs = Number.NEGATIVE_INFINITY;
+    for (const host of this.#hosts.values()) host.refresh();
     this.#factsAtMs = Number.NEGATIVE_INFINITY;
     this.#policies = [];
   }
@@ -295,6 +295,7 @@ export class PolicyEngine {
       const now = this.#ports.moment();
       for (const [id, state] of this.#states) {
         state.learnNewest(newest.get(id), now);
+        state.hasFacts = true;
         this.#assign(state);
       }
       this.#hasFacts = true;

@@ -66,7 +66,7 @@ class World {
       machines: (host) =>
         host === THERE && this.isThereGone
           ? Promise.reject(new ApplianceError('LIBVIRT_CONNECT_FAILED', 'gone'))
-          : Promise.resolve(this.machines.get(host) ?? []),
+          : Promise.resolve([...(this.machines.get(host) ?? [])]),
       policies: () => this.policies,
       limits: () => ({ perHost: 2, perRepository: 4 }),
       newestPoints: () => Promise.resolve(new Map()),
@@ -166,4 +166,15 @@ test('an age is counted by the uptime, and by the clock only after a restart of 
   assert.equal(ageMs(then, { wallMs: 9_999_999, bootId: 'one', uptimeMs: 700 }), 200);
   assert.equal(ageMs(then, { wallMs: 1_000_300, bootId: 'two', uptimeMs: 10 }), 300);
   assert.equal(ageMs(then, { wallMs: 999_000, bootId: 'two', uptimeMs: 10 }), null);
+});
+
+test('a change while the machines are being read is not lost: they are read once more', async () => {
+  const world = new World();
+  world.set(policyDocument('often', { schedule: 'every 5m' }));
+  await world.go(3);
+  world.engine.refresh();
+  world.engine.step();
+  world.put('late');
+  world.engine.refresh();
+  assert.deepEqual(await world.go(), [`backup late ${HERE}`]);
 });
