@@ -2,7 +2,7 @@
 import type { Principal } from '../access/principal.ts';
 import type { AuditEvent, AuditWho } from '../audit/entry.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import { isOperationName, OPERATION_ROUTES } from './operation-routes.ts';
+import { isOperationName, OPERATION_ROUTES, withoutSecrets } from './operation-routes.ts';
 import type { Appliance, OperationContext, OperationName } from './operations.ts';
 
 /** Where entries go; an `AuditLog` is one. */
@@ -130,7 +130,7 @@ function eventOf(name: OperationName, params: unknown, context: Caller): AuditEv
     from: address ?? null,
     requestId: requestId ?? null,
     target: typeof target === 'string' ? target : null,
-    params: members,
+    params: withoutSecrets(name, members),
     outcome: null,
     code: null,
     approval: principal?.approvedBy?.join(', ') ?? null,

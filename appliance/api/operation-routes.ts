@@ -419,11 +419,18 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     summary: 'The hypervisors that the appliance was told of',
   },
   hypervisorShow: { http: 'GET /hypervisors/:name', kind: 'read', needs: 'viewer', summary: 'One hypervisor' },
-  hypervisorAdd: { http: 'POST /hypervisors', kind: 'change', needs: 'admin', summary: 'Tell of a hypervisor' },
+  hypervisorAdd: {
+    http: 'POST /hypervisors',
+    kind: 'change',
+    needs: 'admin',
+    secrets: ['password'],
+    summary: 'Tell of a hypervisor',
+  },
   hypervisorUpdate: {
     http: 'PATCH /hypervisors/:name',
     kind: 'change',
     needs: 'admin',
+    secrets: ['password'],
     summary: 'Change where a hypervisor is, or how to get in',
   },
   hypervisorRemove: {
@@ -440,7 +447,13 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     summary: 'What is missing for a connection to a hypervisor',
   },
   settings: { http: 'GET /settings', kind: 'read', isList: true, needs: 'viewer', summary: 'What can be set' },
-  settingSet: { http: 'PUT /settings/:name', kind: 'change', needs: 'admin', summary: 'Set something' },
+  settingSet: {
+    http: 'PUT /settings/:name',
+    kind: 'change',
+    needs: 'admin',
+    secrets: ['value'],
+    summary: 'Set something',
+  },
   settingReset: {
     http: 'DELETE /settings/:name',
     kind: 'change',

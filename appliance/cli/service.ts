@@ -181,7 +181,25 @@ async function within(limitMs: number, work: PromiseLike<void>, onLate: () => vo
 
 /** JSON lines, written before the call returns: what led to the end of a process must not be lost with it. */
 function openLog({ logFile, logLevel, io }: ServiceOptions): Logger {
-  const options = { level: logLevel, base: { pid: process.pid }, timestamp: stdTimeFunctions.isoTime };
+  const redact = { paths: secretPaths(), censor: '(not logged)' };
+  const options = { level: logLevel, base: { pid: process.pid }, timestamp: stdTimeFunctions.isoTime, redact };
   if (logFile !== undefined) return pino(options, new LogFile(logFile));
   return pino(options, io.env['JOURNAL_STREAM'] === undefined ? io.stderr : journalLines(io.stderr));
+}
+
+/** Members that are secrets wherever somebody puts them into a line, up to two levels down. Those of operations are left out before. */
+const SECRET_MEMBERS = [
+  'password',
+  'passphrase',
+  'secret',
+  'clientSecret',
+  'token',
+  'recoveryKey',
+  'totp',
+  'cookie',
+  'authorization',
+] as const;
+
+function secretPaths(): string[] {
+  return SECRET_MEMBERS.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]);
 }
