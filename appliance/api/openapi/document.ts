@@ -66,6 +66,12 @@ const PARAMETERS: JsonObject = {
       'Chosen by the client: a request that comes twice with the same key is done once, and answered the same both times.',
     schema: { type: 'string', minLength: 1, maxLength: 255, pattern: '^[\\x21-\\x7e]+$' },
   },
+  CsrfToken: {
+    name: 'X-CSRF-Token',
+    in: 'header',
+    description: 'The `csrfToken` of the session, where the request has the cookie of one. An API token needs none.',
+    schema: { type: 'string' },
+  },
   IfNoneMatch: {
     name: 'If-None-Match',
     in: 'header',

@@ -36,12 +36,17 @@ export function operationPath(name: OperationName, components: SchemaComponents)
     parameters: [
       ...parameters,
       ...(route.isList === true ? listParameters(itemsOf(name), Object.keys(members.properties)) : []),
-      { $ref: `#/components/parameters/${route.kind === 'read' ? 'IfNoneMatch' : 'IdempotencyKey'}` },
+      ...headersOf(method),
     ],
     ...(requestBody === undefined ? {} : { requestBody }),
     responses: { ...success(name, route, components), ...failures(names.length > 0) },
   };
   return { template, method: method.toLowerCase(), tag, operation };
+}
+
+function headersOf(method: string): readonly JsonObject[] {
+  const names = method === 'GET' ? ['IfNoneMatch'] : ['IdempotencyKey', 'CsrfToken'];
+  return names.map((name) => ({ $ref: `#/components/parameters/${name}` }));
 }
 
 /** The schema of a list's items. */
