@@ -7,7 +7,6 @@ import type {
   Appliance,
   BackupParams,
   BackupReport,
-  BootedMachine,
   BootParams,
   BootReport,
   ConnectParams,
@@ -18,11 +17,8 @@ import type {
   MigrateParams,
   MigrateReport,
   OperationContext,
-  PauseParams,
   PointDetails,
   PointParams,
-  PointSummary,
-  PointsParams,
   ProtectionReport,
   ProtectParams,
   RestoreParams,
@@ -33,16 +29,8 @@ import type {
 } from '../api/operations.ts';
 import type { RunService } from '../api/runs/run-service.ts';
 import type { RewindReport } from '../api/schemas/booted.ts';
-import type {
-  BookmarkParams,
-  BookmarkReport,
-  TimelineParams,
-  TimelineReport,
-  WritesParams,
-  WritesReport,
-} from '../api/schemas/journal.ts';
-import type { CheckParams, CheckReport, RebuildReport, StatusReport } from '../api/schemas/repository.ts';
-import type { CapacityReport } from '../api/schemas/upkeep.ts';
+import type { BookmarkParams, BookmarkReport } from '../api/schemas/journal.ts';
+import type { RebuildReport, StatusReport } from '../api/schemas/repository.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { hostUptime } from '../core/uptime.ts';
@@ -190,9 +178,7 @@ export class LocalAppliance implements LocalOperations {
     return repositoryStatus(this.#foundation, core, { pid, upkeep: await this.#upkeep.status(core) });
   }
 
-  async capacity(): Promise<CapacityReport> {
-    return this.#upkeep.capacity(await this.#open());
-  }
+  readonly capacity: Appliance['capacity'] = async () => this.#upkeep.capacity(await this.#open());
 
   async machineList(params: ConnectParams, context: OperationContext): Promise<readonly MachineSummary[]> {
     const core = await this.#open();
@@ -255,13 +241,11 @@ export class LocalAppliance implements LocalOperations {
     return unprotectMachine(core, name);
   }
 
-  async protection(): Promise<readonly ProtectionReport[]> {
-    return protectionReports(await this.#open(), this.#foundation.clock);
-  }
+  readonly protection: Appliance['protection'] = async () =>
+    protectionReports(await this.#open(), this.#foundation.clock);
 
-  async protectionPause(params: PauseParams): Promise<ProtectionReport> {
-    return pauseMachine(await this.#open(), this.#foundation.clock, params);
-  }
+  readonly protectionPause: Appliance['protectionPause'] = async (params) =>
+    pauseMachine(await this.#open(), this.#foundation.clock, params);
 
   async protectionResume({ name }: { readonly name: string }): Promise<ProtectionReport> {
     const { continuous } = await this.#open();
@@ -269,22 +253,16 @@ export class LocalAppliance implements LocalOperations {
     return protectionReportOf(continuous, this.#foundation.clock, machineId);
   }
 
-  async points(params: PointsParams): Promise<readonly PointSummary[]> {
-    return listPoints(await this.#open(), params);
-  }
+  readonly points: Appliance['points'] = async (params) => listPoints(await this.#open(), params);
 
-  async timeline(params: TimelineParams): Promise<TimelineReport> {
-    return timelineReport(await this.#questions(), params);
-  }
+  readonly timeline: Appliance['timeline'] = async (params) => timelineReport(await this.#questions(), params);
 
   async bookmark(params: BookmarkParams): Promise<BookmarkReport> {
     this.#checkIsService();
     return bookmarkMachine(await this.#open(), params);
   }
 
-  async writes(params: WritesParams): Promise<WritesReport> {
-    return writesReport(await this.#questions(), params);
-  }
+  readonly writes: Appliance['writes'] = async (params) => writesReport(await this.#questions(), params);
 
   async pointShow(params: PointParams): Promise<PointDetails> {
     const core = await this.#open();
@@ -298,9 +276,8 @@ export class LocalAppliance implements LocalOperations {
     return withTime(await core.recover.boot({ ...wishes, ...state, connect: this.#uri({ connect }) }, context));
   }
 
-  async booted(): Promise<readonly BootedMachine[]> {
-    return (await (await this.#open()).recover.booted()).map((machine) => withTime(machine));
-  }
+  readonly booted: Appliance['booted'] = async () =>
+    (await (await this.#open()).recover.booted()).map((machine) => withTime(machine));
 
   async stop(params: StopParams): Promise<StopReport> {
     const core = await this.#open();
@@ -344,9 +321,8 @@ export class LocalAppliance implements LocalOperations {
     return {};
   }
 
-  async exports(): Promise<readonly ExportReport[]> {
-    return (await this.#open()).recover.exports().map((report) => withTime(report));
-  }
+  readonly exports: Appliance['exports'] = async () =>
+    (await this.#open()).recover.exports().map((report) => withTime(report));
 
   async restore(params: RestoreParams, context: OperationContext): Promise<RestoreReport> {
     const core = await this.#open();
@@ -355,9 +331,8 @@ export class LocalAppliance implements LocalOperations {
     return withTime(await core.recover.restore({ ...wishes, ...state, connect: this.#uri({ connect }) }, context));
   }
 
-  async check(params: CheckParams, context: OperationContext): Promise<CheckReport> {
-    return this.#upkeep.check(await this.#open(), params, context);
-  }
+  readonly check: Appliance['check'] = async (params, context) =>
+    this.#upkeep.check(await this.#open(), params, context);
 
   async catalogRebuild(_params: Record<string, never>, context: OperationContext): Promise<RebuildReport> {
     if (this.#isRebuilding) throw new ApplianceError('LOCKED', 'the catalog is being rebuilt already');
