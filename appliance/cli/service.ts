@@ -4,6 +4,7 @@ import type { ApplianceHost } from '../api/appliance-host.ts';
 import { connectAppliance } from '../api/connect-appliance.ts';
 import type { NetworkAccess } from '../api/server/api-context.ts';
 import { ApiServer } from '../api/server/api-server.ts';
+import { SETUP_PATH } from '../api/server/login/setup-page.ts';
 import { EXIT_CODES } from '../core/error-codes.ts';
 import { ApplianceError } from '../core/errors.ts';
 import type { CliDependencies } from './dependencies.ts';
@@ -22,6 +23,8 @@ export interface ServiceReady {
   readonly socket: string;
   /** What else it listens on; left out when there is nothing. */
   readonly listeners?: readonly ListenerReport[];
+  /** The link with which the first administrator is made, once; left out when there is one. In no log. */
+  readonly setup?: string;
 }
 
 export interface ListenerReport {
@@ -84,7 +87,13 @@ export async function runService(options: ServiceOptions): Promise<void> {
       logger.info({ state: stateDirectory, socket: server.path }, 'serving');
       const listeners = await openNetwork(server, host, options.network);
       for (const listener of listeners) logger.info(listener, 'listening');
-      const ready = { pid: process.pid, state: stateDirectory, socket: server.path };
+      const setup = await setupLink(host, listeners);
+      const ready = {
+        pid: process.pid,
+        state: stateDirectory,
+        socket: server.path,
+        ...(setup === undefined ? {} : { setup }),
+      };
       options.onReady(listeners.length === 0 ? ready : { ...ready, listeners });
       using _supervision = supervise({
         env: options.io.env,
@@ -111,17 +120,20 @@ async function openNetwork(
   wishes: NetworkWishes,
 ): Promise<readonly ListenerReport[]> {
   if (wishes.https === undefined && wishes.http === undefined) return [];
-  const listeners = await server.listenOnNetwork(wishes, host.networkAccess ?? (await tokensOnly(host)));
+  const { networkAccess } = host;
+  if (networkAccess === undefined) {
+    throw new ApplianceError('NOT_SUPPORTED', 'this appliance knows no users, and lets nobody in over the network');
+  }
+  const listeners = await server.listenOnNetwork(wishes, networkAccess);
   return listeners.map(({ url, fingerprint }) => ({ url, fingerprint }));
 }
 
-/** @throws NOT_SUPPORTED */
-async function tokensOnly({ access, guard }: ApplianceHost): Promise<NetworkAccess> {
-  if (access === null) {
-    throw new ApplianceError('NOT_SUPPORTED', 'this appliance knows no users, and lets nobody in over the network');
-  }
-  const { tokenAccess } = await import('../api/server/token-access.ts');
-  return { access: tokenAccess(access, guard) };
+/** The link for the first administrator, as long as there is none; undefined when nobody could open it. */
+async function setupLink({ access }: ApplianceHost, listeners: readonly ListenerReport[]): Promise<string | undefined> {
+  const [listener] = listeners;
+  if (access === null || listener === undefined || access.users.hasAdmin()) return undefined;
+  const { secret } = await access.invitations.setup();
+  return `${listener.url}${SETUP_PATH}#${secret}`;
 }
 
 /** The appliance, opened in this process. */

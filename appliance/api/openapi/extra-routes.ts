@@ -5,6 +5,7 @@ import { API_ROOT } from '../operation-routes.ts';
 import { type MustBeTrue, type Same, type Static, type TSchema, Type } from '../schemas/type.ts';
 import { list, maybe, oneOf, params, report, text, time, word } from '../schemas/vocabulary.ts';
 import type { ServiceHealth } from '../service-health.ts';
+import { LOGIN_ROUTES } from './login-routes.ts';
 import type { Members } from './parameters.ts';
 import type { JsonObject } from './schema-components.ts';
 
@@ -146,4 +147,5 @@ export const EXTRA_ROUTES: readonly ExtraRoute[] = [
     summary: 'This document, for people',
     replies: { 200: { description: 'A page.', type: 'text/html', schema: Type.String() } },
   },
+  ...LOGIN_ROUTES,
 ];

@@ -81,7 +81,12 @@ function addHooks(app: FastifyInstance, access: AccessControl): void {
     const { needs = 'admin' } = request.routeOptions.config;
     if (request.is404) return;
     request.principal = await access.authenticate(request);
-    checkNeed(request, needs);
+    try {
+      checkNeed(request, needs);
+    } catch (error) {
+      await access.denied?.(request, error);
+      throw error;
+    }
   });
 }
 

@@ -16,6 +16,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** A route without one is not registered. */
     readonly needs?: Need;
+    /** Of the route of an operation. */
+    readonly operation?: OperationName;
   }
   interface FastifyRequest {
     /** Who asks; undefined for somebody unknown, whom only public routes answer. */
@@ -29,6 +31,8 @@ export interface AccessControl {
   authenticate(request: FastifyRequest): Promise<Principal | undefined> | Principal | undefined;
   /** Lets a checked operation pass. @throws FORBIDDEN, and what else forbids it */
   authorize(call: OperationCall): Promise<void> | void;
+  /** Told of a request that was refused before its parameters were looked at. */
+  denied?(request: FastifyRequest, error: unknown): Promise<void>;
   /** What of its result is shown; everything when left out. */
   visible?(call: OperationCall, result: unknown): Promise<unknown>;
 }

@@ -5,6 +5,7 @@ import { type ApplianceHost, performOperation } from '../../api/appliance-host.t
 import { type AuditRecorder, deniedEvent } from '../../api/audited-appliance.ts';
 import { NamedMachines } from '../../api/guard/named-machines.ts';
 import { OperationGuard } from '../../api/guard/operation-guard.ts';
+import { networkAccess } from '../../api/server/login/network-access.ts';
 import { compose } from '../compose.ts';
 import { AccessAppliance } from './access-appliance.ts';
 
@@ -25,5 +26,6 @@ export function withAccess(
       await parts.recorder.record(deniedEvent(call, error));
     },
   });
-  return compose(compose(local, operations), { access, guard });
+  const network = networkAccess({ access, guard, recorder: parts.recorder });
+  return compose(compose(local, operations), { access, guard, networkAccess: network });
 }

@@ -68,9 +68,15 @@ async function serve(run: CommandRun, _args: readonly string[], options: ServeOp
     logLevel: options.logLevel,
     onReady: (service) => {
       const ready = `serving ${plain(service.state)} at ${plain(service.socket)} (process ${service.pid})\n`;
-      run.emit({ value: service, text: `${ready}${(service.listeners ?? []).map(describeListener).join('')}` });
+      const listening = (service.listeners ?? []).map(describeListener).join('');
+      run.emit({ value: service, text: `${ready}${listening}${describeSetup(service.setup)}` });
     },
   });
+}
+
+/** Only until there is an administrator. */
+function describeSetup(link: string | undefined): string {
+  return link === undefined ? '' : `First administrator (this link works once, within 24 hours):\n  ${plain(link)}\n`;
 }
 
 function describeListener({ url, fingerprint }: ListenerReport): string {

@@ -6,11 +6,14 @@ import { pino } from 'pino';
 import { localPrincipal } from '../../../appliance/access/principal.ts';
 import { DOCS_PATH } from '../../../appliance/api/openapi/documentation-routes.ts';
 import { EXTRA_ROUTES } from '../../../appliance/api/openapi/extra-routes.ts';
+import { LOGIN_ROUTES } from '../../../appliance/api/openapi/login-routes.ts';
 import { API_ROOT, isOperationName, OPERATION_ROUTES } from '../../../appliance/api/operation-routes.ts';
 import { buildApiApp } from '../../../appliance/api/server/api-app.ts';
-import type { ApiContext } from '../../../appliance/api/server/api-context.ts';
+import type { ApiContext, ApiExtension } from '../../../appliance/api/server/api-context.ts';
 import { ApiServer } from '../../../appliance/api/server/api-server.ts';
+import { networkAccess } from '../../../appliance/api/server/login/network-access.ts';
 import { StreamRoutes } from '../../../appliance/api/server/stream-routes.ts';
+import { accessRig } from '../../support/access-rig.ts';
 import { FakeAppliance } from '../../support/fake-appliance.ts';
 import { suite } from '../../support/suite.ts';
 import type { TestContext } from '../../support/test-scope.ts';
@@ -74,11 +77,19 @@ async function localRoutes(t: TestContext): Promise<{ readonly app: FastifyInsta
   return found ?? assert.fail('the extension was not called');
 }
 
-test('the unix socket has the documented routes but the page, and no others', async (t) => {
+test('the unix socket has the documented routes but the page and logging in, and no others', async (t) => {
   const { app } = await localRoutes(t);
-  const expected = [...documented().filter((http) => http !== `GET ${DOCS_PATH}`), ...LOCAL_ONLY];
+  const others: readonly string[] = [`GET ${DOCS_PATH}`, ...LOGIN_ROUTES.map(({ http }) => http)];
+  const expected = [...documented().filter((http) => !others.includes(http)), ...LOCAL_ONLY];
   assert.deepEqual(served(app), expected.toSorted());
 });
+
+/** What the network has besides: logging in. */
+async function loginRoutes(t: TestContext, { host }: ApiContext): Promise<readonly ApiExtension[]> {
+  const { access } = await accessRig(t);
+  const recorder = { record: async () => ({ sequence: 1 }) };
+  return networkAccess({ access, guard: host.guard, recorder }).extensions ?? [];
+}
 
 test('other listeners have the documented routes, and no others but those of the page', async (t) => {
   const { context } = await localRoutes(t);
@@ -88,7 +99,7 @@ test('other listeners have the documented routes, and no others but those of the
     access: { authenticate: () => principal, authorize: () => undefined },
     streams: new StreamRoutes(context),
     transport: 'https',
-    extensions: [],
+    extensions: await loginRoutes(t, context),
     createServer: (handler) => createServer(handler),
   });
   t.use({ close: () => app.close() });
@@ -107,7 +118,7 @@ test('the document and the page are for everybody, the rest is not', async (t) =
     access: { authenticate: () => undefined, authorize: () => undefined },
     streams: new StreamRoutes(context),
     transport: 'https',
-    extensions: [],
+    extensions: await loginRoutes(t, context),
     createServer: (handler) => createServer(handler),
   });
   t.use({ close: () => app.close() });
