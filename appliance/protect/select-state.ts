@@ -47,7 +47,9 @@ export type JournalOf = (machine: MachineId) => Promise<SelectableJournal | unde
  * point where the journal does not reach. A time inside a gap of the journal is refused, unless a point was taken in the
  * open end behind it. A moment at which a recovery point of the journal stands
  * is that point. A time later than `nowMs` and than everything there is, is refused: the newest state is not what was asked for.
- * @throws ApplianceError BAD_ARGUMENT (in the future), POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, MOMENT_IN_GAP, MOMENT_NOT_FOUND
+ * So is one that was counted from now when there are states of a time to come: the clock was set back, and does not tell how
+ * long ago they were.
+ * @throws ApplianceError BAD_ARGUMENT (in the future, or counted from a clock that was set back), POINT_NOT_FOUND, POINT_AMBIGUOUS, MACHINE_NOT_FOUND, MOMENT_IN_GAP, MOMENT_NOT_FOUND
  */
 export async function selectState(
   points: readonly RecoveryPoint[],
@@ -63,6 +65,7 @@ export async function selectState(
   const journal = await journalOf(newest.machine.id);
   const choice: Choice = { points: pointsOfMachine(points, newest.machine.id), selector, newest };
   if (moment.kind === 'time' && moment.timeUs > nowMs * 1000) await refuseFuture(choice, journal, moment.timeUs, nowMs);
+  if (moment.kind === 'time' && moment.isRelative === true) await refuseSetBack(choice, journal, nowMs);
   if (journal === undefined) return withoutJournal(choice, moment);
   switch (moment.kind) {
     case 'latest':
@@ -75,6 +78,9 @@ export async function selectState(
       return above(choice, journal, await resolved(choice, journal, { sequence: moment.sequence }));
   }
 }
+
+/** Clocks are corrected by so much without a word. */
+const AHEAD_US = 60_000_000;
 
 interface Choice {
   /** Of the machine, newest first. */
@@ -90,11 +96,30 @@ async function refuseFuture(
   timeUs: number,
   nowMs: number,
 ): Promise<void> {
-  const ends = (await journal?.timeline({ buckets: 0 }))?.stretches.map(({ end }) => end.timeUs) ?? [];
-  if ([...ends, ...points.map(({ createdAt }) => microseconds(createdAt))].some((known) => known >= timeUs)) return;
+  if ((await newestTimeUs(points, journal)) >= timeUs) return;
   throw new ApplianceError('BAD_ARGUMENT', `${formatTimeUs(timeUs)} is in the future`, {
     hint: `It is ${formatTimeUs(Math.floor(nowMs * 1000))} now. A time without Z or an offset is local time; NAME@latest is the newest state.`,
   });
+}
+
+/** What is counted from now, when now is earlier than what is known, would be another state than is meant. */
+async function refuseSetBack(
+  { points, selector }: Choice,
+  journal: SelectableJournal | undefined,
+  nowMs: number,
+): Promise<void> {
+  const newestUs = await newestTimeUs(points, journal);
+  if (newestUs <= nowMs * 1000 + AHEAD_US) return;
+  const [now, newest] = [Math.floor(nowMs * 1000), newestUs].map(formatTimeUs);
+  throw new ApplianceError('BAD_ARGUMENT', `the clock was set back: it is ${now}, and there are states of ${newest}`, {
+    hint: `How long ago they were is not known. Name the time as \`understudy timeline ${selector.machine}\` has it, a bookmark, seq:N, or latest.`,
+  });
+}
+
+async function newestTimeUs(points: readonly RecoveryPoint[], journal: SelectableJournal | undefined): Promise<number> {
+  const ends = (await journal?.timeline({ buckets: 0 }))?.stretches.map(({ end }) => end.timeUs) ?? [];
+  const known = [...ends, ...points.map(({ createdAt }) => microseconds(createdAt))];
+  return known.reduce((newest, timeUs) => Math.max(newest, timeUs), 0);
 }
 
 function withoutJournal({ points, selector }: Choice, moment: MomentSelector): RecoverableState {

@@ -6,7 +6,8 @@ export type MomentSelector =
   | { readonly kind: 'latest' }
   /** The recovery point that stands `count` before the newest. */
   | { readonly kind: 'earlier-point'; readonly count: number }
-  | { readonly kind: 'time'; readonly timeUs: number }
+  /** Relative: it was counted from now. */
+  | { readonly kind: 'time'; readonly timeUs: number; readonly isRelative?: true }
   | { readonly kind: 'bookmark'; readonly name: string }
   | { readonly kind: 'sequence'; readonly sequence: number };
 
@@ -47,13 +48,15 @@ export function parseSelector(expression: string, nowMs: number): Selector {
 /** A moment alone, as `--around` and `--from` take it. @throws ApplianceError BAD_ARGUMENT */
 export function parseMoment(text: string, nowMs: number): MomentSelector {
   if (text === 'latest') return { kind: 'latest' };
-  if (text === 'now') return { kind: 'time', timeUs: Math.floor(nowMs * 1000) };
+  if (text === 'now') return { kind: 'time', timeUs: Math.floor(nowMs * 1000), isRelative: true };
   if (text.startsWith('bookmark:')) return parseBookmark(text.slice('bookmark:'.length));
   const earlier = /^-(\d{1,9})$/.exec(text);
   if (earlier !== null) return { kind: 'earlier-point', count: Number(earlier[1]) };
   const sequence = /^seq:(\d{1,16})$/.exec(text);
   if (sequence !== null) return parseSequence(Number(sequence[1]), text);
-  const timeUs = parseAgo(text, nowMs) ?? parseTime(text);
+  const agoUs = parseAgo(text, nowMs);
+  if (agoUs !== undefined) return { kind: 'time', timeUs: agoUs, isRelative: true };
+  const timeUs = parseTime(text);
   if (timeUs === undefined) throw noMoment(text);
   return { kind: 'time', timeUs };
 }

@@ -177,3 +177,13 @@ test('a time to come is refused, unless something is known of it because the clo
   assert.equal(await select(time(9), undefined, ahead), 'dddd');
   assert.equal(await select(time(8), UNBROKEN), 'cccc+5');
 });
+
+test('what is counted from now is refused while there are states of a time to come: the clock was set back', async () => {
+  const ahead = [...POINTS, point({ id: 'dddd000000000004', sequence: 4, hours: 9 })];
+  for (const expression of ['web@now', 'web@"5 minutes ago"']) {
+    await assert.rejects(select(expression, UNBROKEN, ahead), { code: 'BAD_ARGUMENT' });
+    await assert.rejects(select(expression, undefined, ahead), { code: 'BAD_ARGUMENT' });
+    await select(expression, UNBROKEN);
+  }
+  assert.equal(await select('web@latest', undefined, ahead), 'dddd');
+});
