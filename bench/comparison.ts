@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { median } from './statistics.ts';
 
-export type Unit = 's' | 'ms' | 'µs' | 'MiB' | 'IOPS' | 'MiB/s' | 'writes' | 'moments';
+export type Unit = 's' | 'ms' | 'µs' | 'MiB' | 'IOPS' | 'MiB/s' | 'writes' | 'moments' | 'requests' | 'files';
 
 /** What one contender did, run after run. */
 export interface Series {

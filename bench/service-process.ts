@@ -70,6 +70,10 @@ export class ServiceProcess implements AsyncDisposable {
     return service;
   }
 
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
   async close(): Promise<ProbeReport | undefined> {
     await this.appliance[Symbol.asyncDispose]();
     await this.#end('SIGTERM');

@@ -7,7 +7,7 @@ import type { Pace } from '../core/duty-cycle.ts';
 import { collectGarbage as collect, DEFAULT_GRACE_MS } from '../repository/garbage-collector.ts';
 import { type CheckResult, check } from '../repository/scrub.ts';
 import type { Foundation, Storage } from './core.ts';
-import { logicalBytes } from './housekeeping/capacity.ts';
+import { pointCounts } from './housekeeping/capacity.ts';
 
 /** What the repository holds, from the catalog's sums: no data is read. */
 export async function repositoryStatus(
@@ -15,7 +15,7 @@ export async function repositoryStatus(
   storage: Storage,
   service: { readonly pid: number | null; readonly upkeep: UpkeepReport },
 ): Promise<StatusReport> {
-  const points = await storage.catalog.points();
+  const counts = pointCounts(await storage.catalog.pointLists());
   const totals = await storage.catalog.totals();
   return {
     state: foundation.state.path,
@@ -23,9 +23,7 @@ export async function repositoryStatus(
     repositoryId: foundation.config.id,
     encryption: foundation.config.encryption,
     chunkBytes: foundation.config.chunkBytes,
-    points: points.length,
-    machines: new Set(points.map(({ machine }) => machine.id)).size,
-    logicalBytes: logicalBytes(points),
+    ...counts,
     uniqueBytes: totals.uniqueBytes,
     storedBytes: totals.storedBytes,
     servicePid: service.pid,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { PointDetails, PointParams, PointSummary, PointsParams } from '../api/operations.ts';
-import type { PointLists } from '../catalog/catalog.ts';
 import type { Clock } from '../core/clock.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
 import { parseMachineId, parsePointId } from '../core/ids.ts';
@@ -8,19 +7,15 @@ import { parseSelector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { Core } from './core.ts';
 import { momentDetails } from './journal-operations.ts';
+import { perPoints } from './per-points.ts';
 import { findPointOrLost, findState } from './point-removal.ts';
 import { usersOf } from './point-users.ts';
 import { guardReport, pointSummary } from './reports.ts';
 import { byMachine } from './retention.ts';
 
-/** The summaries of lists of points, without what guards them, for as long as the lists are the same. */
-const summaries = new WeakMap<PointLists, readonly PointSummary[]>();
-
 /** The points of all machines, or of one, newest first; lost ones after them. @throws ApplianceError MACHINE_NOT_FOUND */
 export async function listPoints(core: Core, { machine }: PointsParams): Promise<readonly PointSummary[]> {
-  const lists = await core.catalog.pointLists();
-  const all = summaries.get(lists) ?? summariesOf(lists);
-  summaries.set(lists, all);
+  const all = summariesOf(await core.catalog.pointLists());
   const id = machine?.toLowerCase();
   const chosen = machine === undefined ? all : all.filter((one) => one.machine === machine || one.machineId === id);
   if (machine !== undefined && chosen.length === 0) {
@@ -35,11 +30,12 @@ export async function listPoints(core: Core, { machine }: PointsParams): Promise
   return listed;
 }
 
-function summariesOf({ listed, lost }: PointLists): readonly PointSummary[] {
+/** Without what guards them, which time changes. */
+const summariesOf = perPoints(({ listed, lost }): readonly PointSummary[] => {
   const summary = (isLost: boolean) => (point: RecoveryPoint) =>
     pointSummary(point, { hold: null, lock: null }, isLost);
   return [...byMachine(listed).flat().map(summary(false)), ...byMachine(lost).flat().map(summary(true))];
-}
+});
 
 /** What an expression means: a point, or a moment above one. Errors as `findState` and `findPointOrLost`. */
 export async function pointDetails(core: Core, clock: Clock, params: PointParams): Promise<PointDetails> {

@@ -19,12 +19,18 @@ export function pointsOfMachine(points: readonly RecoveryPoint[], machine: strin
  * @throws ApplianceError POINT_AMBIGUOUS when several machines have the name: one may have been made anew under it, or both are there
  */
 export function pointsOfOneMachine(points: readonly RecoveryPoint[], machine: string): RecoveryPoint[] {
-  const byId = Map.groupBy(points, ({ machine: { id } }) => id);
-  const all = [...byId.values()].map((own) => own.sort(byAge));
-  const own = all.find(([newest]) => newest?.machine.id === machine.toLowerCase());
+  const wantedId = machine.toLowerCase();
+  const ids = new Set(
+    points.filter(({ machine: { id, name } }) => id === wantedId || name === machine).map((point) => point.machine.id),
+  );
+  const byId = Map.groupBy(
+    points.filter((point) => ids.has(point.machine.id)),
+    (point) => point.machine.id,
+  );
+  const once = [...byId.values()].map((own) => own.sort(byAge));
+  const own = once.find(([newest]) => newest?.machine.id === wantedId);
   if (own !== undefined) return own;
-  const now = all.filter(([newest]) => newest?.machine.name === machine);
-  const once = all.filter((one) => one.some(({ machine: { name } }) => name === machine));
+  const now = once.filter(([newest]) => newest?.machine.name === machine);
   const [only, ...others] = now.length > 0 ? now : once;
   if (only === undefined || others.length === 0) return only ?? [];
   const candidates = [only, ...others].flatMap(([newest]) =>

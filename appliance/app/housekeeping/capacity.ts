@@ -4,6 +4,7 @@ import type { CapacityReport } from '../../api/schemas/upkeep.ts';
 import { storageError } from '../../core/file-system.ts';
 import type { RecoveryPoint } from '../../repository/manifest.ts';
 import type { Foundation, Storage } from '../core.ts';
+import { perPoints } from '../per-points.ts';
 import {
   type CapacityLevel,
   type CapacitySample,
@@ -94,7 +95,7 @@ export class CapacityWatch {
     const atMs = this.#foundation.clock.nowMs();
     return {
       atMs,
-      logicalBytes: logicalBytes(await catalog.points()),
+      logicalBytes: pointCounts(await catalog.pointLists()).logicalBytes,
       uniqueBytes,
       storedBytes,
       freeBytes,
@@ -127,6 +128,13 @@ export async function roomAt(path: string): Promise<{ readonly freeBytes: number
     throw storageError(error, 'look at', path);
   }
 }
+
+/** What all listed points come to. */
+export const pointCounts = perPoints(({ listed }) => ({
+  points: listed.length,
+  machines: new Set(listed.map(({ machine }) => machine.id)).size,
+  logicalBytes: logicalBytes(listed),
+}));
 
 /** The data of all points, as if each stood alone. */
 export function logicalBytes(points: readonly RecoveryPoint[]): number {
