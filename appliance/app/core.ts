@@ -122,10 +122,7 @@ export async function startCore(
       connect: (uri, machineId) => connections.get(uri, machineId === undefined ? 0 : laneOf(machineId)),
       settings: DEFAULT_SESSION_SETTINGS,
       onNotice,
-      onPoint: (point) => {
-        foundation.onPoint?.(point);
-        return spares.follow(point);
-      },
+      onPoint: (point) => followPoint(foundation, spares, point),
     }),
   );
   const recover = scope.use(
@@ -163,6 +160,12 @@ export async function startCore(
 
 function journalsOf(recover: RecoverService, continuous: ContinuousService): Core['journalOf'] {
   return async (id) => (await recover.histories.journalOf(id)) ?? (await continuous.journalOf(id));
+}
+
+/** Whoever listens learns of a point, and the spare of its machine takes it. */
+function followPoint({ onPoint }: Foundation, spares: SpareFollower, point: RecoveryPoint): void {
+  onPoint?.(point);
+  spares.follow(point);
 }
 
 async function prepareDirectory(path: string, mode: number): Promise<string> {

@@ -7,6 +7,7 @@ import { processIo } from '../../appliance/cli/io.ts';
 import { runCli } from '../../appliance/cli/run-cli.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { FileLock } from '../../appliance/core/file-lock.ts';
+import { tokenAccess, user } from './api-service.ts';
 import { FakeAppliance, type FakeBehaviour } from './fake-appliance.ts';
 import { fakeResults } from './fake-results.ts';
 
@@ -37,7 +38,8 @@ process.exitCode = await runCli(process.argv.slice(2), processIo(homedir()), {
     if (chosen === 'fail-open') throw new ApplianceError('CATALOG_DAMAGED', 'the catalog is damaged');
     const lock = await FileLock.acquire(join(stateDirectory, 'lock'));
     if (chosen === 'slow-open') await delay(SLOW_OPEN_MS);
-    return new FakeAppliance(behaviours[chosen], () => lock.release()).asAppliance();
+    const host = new FakeAppliance(behaviours[chosen], () => lock.release()).asAppliance();
+    return { ...host, networkAccess: { access: tokenAccess(user('admin')) } };
   },
   initialize: async ({ stateDirectory }) => ({
     repository: join(stateDirectory, 'repository'),
