@@ -106,7 +106,9 @@ export class LocalAppliance implements LocalOperations {
   #closing: Promise<void> | undefined;
 
   constructor(foundation: Foundation, options: LocalOptions, onClose: () => Promise<void>) {
-    this.#foundation = { ...foundation, onPoint: (point) => this.#tellOf(point) };
+    const onPoint = (point: RecoveryPoint): void =>
+      this.eventHub.publish('points', { point: point.id }, point.machine.id);
+    this.#foundation = { ...foundation, onPoint };
     this.#options = options;
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
@@ -128,10 +130,6 @@ export class LocalAppliance implements LocalOperations {
       open: () => this.#open(),
     });
     this.eventHub = parts.eventHub;
-  }
-
-  #tellOf({ id, machine }: RecoveryPoint): void {
-    this.eventHub.publish('points', { point: id }, machine.id);
   }
 
   /** Opens everything now and, as the service, brings back what an earlier process served. */

@@ -31,6 +31,7 @@ export async function apiService(t: TestContext, behaviour: FakeBehaviour = {}):
       logger: pino({ level: 'debug' }, { write: (line) => void log.push(line) }),
       onDefect: (violation) => void fake.defects.push(violation),
       onStop: () => undefined,
+      recheckIntervalMs: 20,
     }),
   );
   const endpoint = new LocalEndpoint(directory);

@@ -62,7 +62,7 @@ export async function buildApiApp(options: ApiAppOptions): Promise<FastifyInstan
   addOperations(app, context, access);
   addServiceRoutes(app, context);
   addMetricsRoute(app, context);
-  streams.add(app);
+  streams.add(app, access);
   addOpenApiDocument(app);
   if (transport !== 'local') await addDocumentationPage(app);
   for (const extension of extensions) await extension(app, context);

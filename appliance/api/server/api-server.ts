@@ -30,6 +30,8 @@ export interface ApiServerOptions {
   readonly onStop: () => void;
   /** Routes besides those of the operations. */
   readonly extensions?: readonly ApiExtension[];
+  /** How often those who listen to events are asked again who they are. */
+  readonly recheckIntervalMs?: number;
 }
 
 /**
@@ -60,7 +62,7 @@ export class ApiServer implements AsyncDisposable {
       keys: new IdempotencyKeys(systemClock),
       startedAt: new Date(systemClock.nowMs()).toISOString(),
     };
-    this.#streams = new StreamRoutes(this.#context);
+    this.#streams = new StreamRoutes(this.#context, options.recheckIntervalMs);
     this.#log = logRuns(host.eventHub, logger);
   }
 

@@ -3,14 +3,24 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Principal } from '../../access/principal.ts';
 import { ApplianceError } from '../../core/errors.ts';
 import { type ApplianceEvent, type EventHub, isEventType } from '../events/event-hub.ts';
+import { forRestorer } from '../guard/restorer-view.ts';
 import { API_ROOT } from '../operation-routes.ts';
 import type { RunMessage } from '../runs/run.ts';
 import type { RunReport } from '../schemas/runs.ts';
-import type { ApiContext } from './api-context.ts';
+import type { AccessControl, ApiContext } from './api-context.ts';
 import { EventStream } from './event-stream.ts';
+
+interface StreamCall {
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  readonly access: AccessControl;
+}
 
 /** Streams of events at the same time, of all kinds. */
 export const MAX_EVENT_CLIENTS = 1_000;
+
+/** Whoever listens is asked again so often who that is: a session that ended and a token that was revoked end their streams. */
+const RECHECK_INTERVAL_MS = 15_000;
 
 /** The streams of events: of everything, of one run, and those that hold an export. */
 export class StreamRoutes {
@@ -18,26 +28,30 @@ export class StreamRoutes {
   readonly #streams = new Set<EventStream>();
   /** Those that do not end by themselves. */
   readonly #endless = new Set<EventStream>();
+  readonly #recheckIntervalMs: number;
 
-  constructor(context: ApiContext) {
+  constructor(context: ApiContext, recheckIntervalMs: number = RECHECK_INTERVAL_MS) {
     this.#context = context;
+    this.#recheckIntervalMs = recheckIntervalMs;
   }
 
   get count(): number {
     return this.#streams.size;
   }
 
-  add(app: FastifyInstance): void {
-    app.get(`${API_ROOT}/events`, { config: { needs: 'anybody' } }, (request, reply) => this.#events(request, reply));
+  add(app: FastifyInstance, access: AccessControl): void {
+    app.get(`${API_ROOT}/events`, { config: { needs: 'anybody' } }, (request, reply) =>
+      this.#events({ request, reply, access }),
+    );
     app.get<{ Params: { id: string } }>(
       `${API_ROOT}/runs/:id/events`,
       { config: { needs: 'anybody' } },
-      (request, reply) => this.#runEvents(request, reply),
+      (request, reply) => this.#runEvents(request.params.id, { request, reply, access }),
     );
     app.get<{ Params: { id: string } }>(
       `${API_ROOT}/exports/:id/hold`,
       { config: { needs: 'operator' } },
-      (request, reply) => this.#hold(request, reply),
+      (request, reply) => this.#hold(request.params.id, { request, reply, access }),
     );
   }
 
@@ -46,15 +60,16 @@ export class StreamRoutes {
     for (const stream of this.#endless) stream.end();
   }
 
-  #events(request: FastifyRequest, reply: FastifyReply): void {
+  #events(call: StreamCall): void {
+    const { request } = call;
     const { eventHub } = this.#context.host;
     const isWanted = wantedBy(request);
     const since = request.headers['last-event-id'];
-    const stream = this.#open(reply, { isEndless: true });
+    const stream = this.#open(call, { isEndless: true });
     const send = (event: ApplianceEvent): void => {
       if (!isWanted(event)) return;
       const { id, type, ...data } = event;
-      stream.send({ id, event: type, data });
+      stream.send({ id, event: type, data: shownTo(request, data) });
     };
     this.#sendMissed(eventHub, stream, { since: typeof since === 'string' ? since : undefined, send });
     const listening = eventHub.listen(send);
@@ -74,44 +89,64 @@ export class StreamRoutes {
   }
 
   /** A `run` with everything, its notices so far, then what comes; the last event is the `run` at its end. */
-  async #runEvents(request: FastifyRequest<{ Params: { id: string } }>, reply: FastifyReply): Promise<void> {
+  async #runEvents(id: string, call: StreamCall): Promise<void> {
     const { runService } = this.#context.host;
-    const report = await runService.show(request.params.id);
+    const { request } = call;
+    const report = await runService.show(id);
     if (!maySee(request.principal, { machineId: report.machineId, data: report })) {
       throw new ApplianceError('FORBIDDEN', 'this run is of another machine');
     }
     const run = runService.find(report.id);
-    const stream = this.#open(reply, { isEndless: false });
-    if (run === undefined) return sendEnd(stream, report);
-    if (!run.hasEnded) stream.send({ event: 'run', data: run.report() });
-    for (const { type, ...data } of run.notices()) stream.send({ event: type, data });
-    if (run.hasEnded) return sendEnd(stream, run.report());
-    const following = run.follow((message) => sendMessage(stream, message));
+    const stream = this.#open(call, { isEndless: false });
+    const tell = (message: RunMessage): void => sendMessage(stream, shownTo(request, message));
+    if (run === undefined) return tell({ type: 'run', run: report });
+    if (!run.hasEnded) tell({ type: 'run', run: run.report() });
+    for (const notice of run.notices()) tell(notice);
+    if (run.hasEnded) return tell({ type: 'run', run: run.report() });
+    const following = run.follow(tell);
     void stream.closed.then(() => following[Symbol.dispose]());
   }
 
-  async #hold(request: FastifyRequest<{ Params: { id: string } }>, reply: FastifyReply): Promise<void> {
+  async #hold(id: string, call: StreamCall): Promise<void> {
     const { holds } = this.#context;
-    const { id } = request.params;
     if (!holds.has(id)) throw new ApplianceError('NBD_EXPORT_UNKNOWN', `there is no export ${JSON.stringify(id)}`);
-    const stream = this.#open(reply, { isEndless: true });
+    const stream = this.#open(call, { isEndless: true });
     stream.send({ event: 'held', data: { id } });
     holds.hold(id, stream);
   }
 
-  #open(reply: FastifyReply, options: { readonly isEndless: boolean }): EventStream {
+  #open(call: StreamCall, options: { readonly isEndless: boolean }): EventStream {
     if (this.#streams.size >= MAX_EVENT_CLIENTS) {
       throw new ApplianceError('TOO_BUSY', `${MAX_EVENT_CLIENTS} clients listen to events already`);
     }
-    const stream = new EventStream(reply);
+    const stream = new EventStream(call.reply);
+    const recheck = setInterval(() => void recheckCaller(call, stream), this.#recheckIntervalMs);
+    recheck.unref();
     this.#streams.add(stream);
     if (options.isEndless) this.#endless.add(stream);
     void stream.closed.then(() => {
+      clearInterval(recheck);
       this.#streams.delete(stream);
       this.#endless.delete(stream);
     });
     return stream;
   }
+}
+
+/** Ends the stream of somebody who would not be let in now; with another role less or more is seen from here on. */
+async function recheckCaller({ request, access }: StreamCall, stream: EventStream): Promise<void> {
+  try {
+    request.principal = await access.authenticate(request);
+  } catch (error) {
+    if (!(error instanceof ApplianceError)) throw error;
+    request.principal = undefined;
+  }
+  if (request.principal === undefined) stream.end();
+}
+
+/** A restorer is shown no addresses and paths. */
+function shownTo<T>({ principal }: FastifyRequest, value: T): T {
+  return principal?.role === 'restorer' ? (forRestorer(value) as T) : value;
 }
 
 function sendMessage(stream: EventStream, message: RunMessage): void {
@@ -140,8 +175,7 @@ function wantedBy(request: FastifyRequest): (event: ApplianceEvent) => boolean {
   if (type !== undefined && (names === undefined || !names.every(isEventType))) {
     throw new ApplianceError('BAD_ARGUMENT', 'type must be names of events, with commas between');
   }
-  const { principal } = request;
-  return (event) => (names === undefined || names.includes(event.type)) && maySee(principal, event);
+  return (event) => (names === undefined || names.includes(event.type)) && maySee(request.principal, event);
 }
 
 /** A restorer sees what concerns the machines that were named for it, and the runs that it started. */

@@ -34,6 +34,11 @@ class Listening {
     return value as ServerEvent;
   }
 
+  /** Settles when the service has ended the stream. */
+  async end(): Promise<void> {
+    while ((await this.#events.next()).done !== true);
+  }
+
   close(): void {
     this.#source.close();
   }
@@ -178,4 +183,15 @@ test('a client that does not read is cut off, and the others are not', async (t)
   response.socket.resume();
   response.on('error', () => undefined).resume();
   await closed.promise;
+});
+
+test('a stream ends with the token that opened it', async (t) => {
+  const { server, fake } = await apiService(t);
+  let isValid = true;
+  const access = { ...tokenAccess(user('viewer')), authenticate: () => (isValid ? user('viewer') : undefined) };
+  const [listener] = await server.listenOnNetwork({ http: '127.0.0.1:0' }, { access });
+  const listening = await listen(t, new RemoteEndpoint({ url: listener?.url ?? '', token: TOKEN }));
+  fake.asAppliance().eventHub.publish('points', {});
+  isValid = false;
+  await listening.end();
 });
