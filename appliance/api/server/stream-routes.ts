@@ -16,8 +16,8 @@ interface StreamCall {
   readonly access: AccessControl;
 }
 
-/** Streams of events at the same time, of all kinds. */
-export const MAX_EVENT_CLIENTS = 1_000;
+/** Streams of events at the same time, of all kinds: 1,000 listeners, and the exports and runs that are held and followed. */
+export const MAX_EVENT_CLIENTS = 1_500;
 
 /** Whoever listens is asked again so often who that is: a session that ended and a token that was revoked end their streams. */
 const RECHECK_INTERVAL_MS = 15_000;

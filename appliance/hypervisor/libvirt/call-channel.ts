@@ -68,6 +68,11 @@ export class CallChannel {
     this.#opened.promise.catch(() => undefined);
   }
 
+  /** Resolves when its thread has ended. */
+  get ended(): Promise<void> {
+    return this.#closed.promise;
+  }
+
   /** Resolves when the connection is open; rejects with LIBVIRT_CONNECT_FAILED, LIBVIRT_DENIED, TIMED_OUT, ABORTED. */
   async opened(options: CallOptions): Promise<void> {
     await waitFor(this.#opened.promise, 'open', { timeoutMs: DEFAULT_CALL_TIMEOUT_MS, ...options });

@@ -11,20 +11,24 @@ export class ConnectionCache implements AsyncDisposable {
   }
 
   /**
-   * The calls of one connection wait for one another; what must not wait takes another lane, a small number. Throws what
+   * The calls of one connection wait for one another; what must not wait takes another lane, a small number. Who waits for the same
+   * attempt shares its failure: nobody waits longer than one attempt takes. Throws what
    * `LibvirtConnection.open` throws. The connection belongs to the cache: do not close it.
    */
   async get(uri: string, lane: number = 0): Promise<LibvirtConnection> {
     const key = `${lane} ${uri}`;
     const known = this.#open.get(key);
     if (known !== undefined) {
-      const [settled] = await Promise.allSettled([known]);
-      if (settled.status === 'fulfilled' && settled.value.isOpen) return settled.value;
+      const connection = await known;
+      if (connection.isOpen) return connection;
       if (this.#open.get(key) === known) this.#open.delete(key);
       return this.get(uri, lane);
     }
     const opening = this.#connect(uri);
     this.#open.set(key, opening);
+    opening.catch(() => {
+      if (this.#open.get(key) === opening) this.#open.delete(key);
+    });
     return opening;
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { EventEmitter } from 'node:events';
-import { ApplianceError } from '../../core/errors.ts';
+import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { CallChannel, type CallOptions } from './call-channel.ts';
 import { UNDEFINE } from './constants.ts';
 import { Domain } from './domain.ts';
@@ -14,6 +14,7 @@ import type {
   StoragePool,
   StorageVolume,
 } from './protocol.ts';
+import { StuckOpens } from './stuck-opens.ts';
 
 export interface ConnectionOptions extends CallOptions {
   /** Seconds between keepalive probes, and how many may stay unanswered before the connection counts as lost. */
@@ -28,6 +29,8 @@ export interface ListedDomainObject {
 
 const DEFAULT_OPEN_TIMEOUT_MS = 30_000;
 const DEFAULT_KEEP_ALIVE = { intervalSeconds: 5, count: 3 } as const;
+
+const stuckOpens = new StuckOpens();
 
 let lastConnectionId = 0;
 
@@ -54,8 +57,9 @@ export class LibvirtConnection implements AsyncDisposable {
     this.events.setMaxListeners(0);
   }
 
-  /** Throws LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, LIBVIRT_DENIED, TIMED_OUT, ABORTED. */
+  /** Throws LIBVIRT_UNAVAILABLE, LIBVIRT_CONNECT_FAILED, LIBVIRT_DENIED, TIMED_OUT (at once while earlier attempts hang), ABORTED. */
   static async open(uri: string, options: ConnectionOptions = {}): Promise<LibvirtConnection> {
+    stuckOpens.check(uri);
     const loop = await startEventLoop();
     const connectionId = ++lastConnectionId;
     const channel = new CallChannel({
@@ -71,6 +75,7 @@ export class LibvirtConnection implements AsyncDisposable {
     } catch (error) {
       connection.#unsubscribe();
       channel.abandon();
+      if (hasCode(error, 'TIMED_OUT', 'ABORTED')) stuckOpens.add(uri, channel.ended);
       throw error;
     }
   }
