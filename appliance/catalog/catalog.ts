@@ -6,10 +6,14 @@ import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { PackEntry } from '../repository/pack-format.ts';
 import { binaryKey, PREFIX, type Prefix, rangeOf, textKey } from './keys.ts';
 import { type Change, LevelStore } from './level-store.ts';
-import { decodeLocation, decodeRecord, encodeLocation, encodeRecord } from './records.ts';
+import { catalogDamaged, decodeLocation, decodeRecord, encodeLocation, encodeRecord } from './records.ts';
 
 /** Deletions of one batch; keeps a batch small beside what LevelDB buffers. */
 const BATCH_ENTRIES = 10_000;
+
+/** Of the arrangement of keys and values; noted in a new catalog. */
+export const CATALOG_VERSION = 1;
+export const FORMAT_NOTE = 'format';
 
 /** What the repository holds, from the packs' sums. */
 export interface StorageTotals {
@@ -53,6 +57,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
     const db = await LevelStore.open(directory);
     const catalog = new Catalog(db);
     try {
+      await catalog.#refuseNewer();
       await catalog.#load();
     } catch (error) {
       await db.close();
@@ -253,6 +258,14 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  /** Nothing is read of what a later version may have arranged in another way. Without a note it is the first version. */
+  async #refuseNewer(): Promise<void> {
+    const version = (await this.note(FORMAT_NOTE)) ?? CATALOG_VERSION;
+    if (version === CATALOG_VERSION) return;
+    const what = `it has format version ${String(version)}, and this program knows ${CATALOG_VERSION}`;
+    throw catalogDamaged(what);
   }
 
   async #load(): Promise<void> {

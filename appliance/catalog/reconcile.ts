@@ -6,7 +6,7 @@ import type { ManifestRef } from '../repository/manifest-store.ts';
 import type { PackEntry } from '../repository/pack-format.ts';
 import { type PackContents, packIdOf, readPackContents } from '../repository/pack-reader.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { Catalog } from './catalog.ts';
+import { CATALOG_VERSION, type Catalog, FORMAT_NOTE } from './catalog.ts';
 
 const IDENTITY = 'repository';
 
@@ -78,8 +78,10 @@ export function isNoteworthy(report: ReconcileReport): boolean {
 
 async function checkIdentity(repository: Repository, catalog: Catalog): Promise<void> {
   const known = await catalog.note(IDENTITY);
-  if (known === undefined) await catalog.putNote(IDENTITY, repository.config.id);
-  else if (known !== repository.config.id) {
+  if (known === undefined) {
+    await catalog.putNote(FORMAT_NOTE, CATALOG_VERSION);
+    await catalog.putNote(IDENTITY, repository.config.id);
+  } else if (known !== repository.config.id) {
     throw new ApplianceError('CATALOG_DAMAGED', 'the catalog belongs to another repository');
   }
 }
