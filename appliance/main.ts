@@ -8,12 +8,15 @@ import { ApplianceAudit } from './app/appliance-audit.ts';
 import { AuditOperations } from './app/audit-operations.ts';
 import { compose } from './app/compose.ts';
 import { ConfigurationOperations } from './app/configuration-operations.ts';
+import type { Foundation } from './app/core.ts';
 import { Hypervisors } from './app/hypervisors.ts';
 import { type Initialized, initialize as initializeWith } from './app/initialize.ts';
 import { LocalAppliance } from './app/local-appliance.ts';
+import { POLICIES } from './app/policies/policy-book.ts';
 import { openRepositoryStore } from './app/repository-store.ts';
-import { SelfBackup } from './app/self-backup.ts';
+import { SelfBackup, type SelfBackupOptions } from './app/self-backup.ts';
 import { StateDirectory } from './app/state-directory.ts';
+import type { CollectionDefinition } from './config/collection.ts';
 import { Configuration } from './config/configuration.ts';
 import { systemClock } from './core/clock.ts';
 import { ApplianceError } from './core/errors.ts';
@@ -91,25 +94,14 @@ export async function openAppliance(options: OpenOptions): Promise<ApplianceHost
     { whole: () => appliance, isService: options.isService ?? false, onNotice },
     () => resources.disposeAsync(),
   );
-  const isEncrypted = config.encryption !== 'none';
-  const selfBackup = new SelfBackup({
-    stateDirectory: state.path,
-    configuration,
-    audit,
-    isEncrypted,
-    clock,
-    onNotice,
-    states: new ApplianceStates(store, deriveKeys(masterKey, config.id, isEncrypted)),
-    catalog: () => local.catalog(),
-  });
-  const ending = {
-    [Symbol.asyncDispose]: async (): Promise<void> => {
-      await selfBackup.stop();
-      await local[Symbol.asyncDispose]();
-    },
-  };
+  const { selfBackup, ending } = keepItself(foundation, local, { audit, onNotice });
   const more = compose(
-    new ConfigurationOperations(configuration, hypervisors),
+    new ConfigurationOperations({
+      configuration,
+      hypervisors,
+      clock,
+      more: [POLICIES as CollectionDefinition<unknown>],
+    }),
     new AuditOperations(audit, clock, () => selfBackup.anchors()),
   );
   const appliance: ApplianceHost = auditedAppliance(
@@ -127,6 +119,31 @@ export async function openAppliance(options: OpenOptions): Promise<ApplianceHost
     }
   }
   return appliance;
+}
+
+/** The self-backup of an appliance, and an end of it that keeps what was not kept yet. */
+function keepItself(
+  { state, store, config, masterKey, configuration, clock }: Foundation,
+  local: LocalAppliance,
+  parts: Pick<SelfBackupOptions, 'audit' | 'onNotice'>,
+): { readonly selfBackup: SelfBackup; readonly ending: AsyncDisposable } {
+  const isEncrypted = config.encryption !== 'none';
+  const selfBackup = new SelfBackup({
+    ...parts,
+    stateDirectory: state.path,
+    configuration,
+    isEncrypted,
+    clock,
+    states: new ApplianceStates(store, deriveKeys(masterKey, config.id, isEncrypted)),
+    catalog: () => local.catalog(),
+  });
+  const ending = {
+    [Symbol.asyncDispose]: async (): Promise<void> => {
+      await selfBackup.stop();
+      await local[Symbol.asyncDispose]();
+    },
+  };
+  return { selfBackup, ending };
 }
 
 function defaultConnection(): string {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Role } from '../access/principal.ts';
 import { ACCESS_ROUTES } from './access-operation-routes.ts';
+import { CONFIGURATION_ROUTES } from './configuration-operation-routes.ts';
 import type { EventType } from './events/event-types.ts';
 import type { OperationName } from './operations.ts';
 
@@ -54,6 +55,8 @@ export interface OperationRoute {
   readonly secondPerson?: true;
   /** What listeners to events are told to have changed when it has ended. */
   readonly changes?: readonly EventType[];
+  /** Longest body of its request; that of the server when left out. */
+  readonly maxBodyBytes?: number;
   /** Parameters that are neither logged nor kept. */
   readonly secrets?: readonly string[];
   /** A sentence without a full stop, for the documentation of the interface. */
@@ -411,62 +414,7 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     needs: 'operator',
     summary: 'Stop a run at a safe place',
   },
-  hypervisors: {
-    http: 'GET /hypervisors',
-    kind: 'read',
-    isList: true,
-    needs: 'viewer',
-    summary: 'The hypervisors that the appliance was told of',
-  },
-  hypervisorShow: { http: 'GET /hypervisors/:name', kind: 'read', needs: 'viewer', summary: 'One hypervisor' },
-  hypervisorAdd: {
-    http: 'POST /hypervisors',
-    kind: 'change',
-    needs: 'admin',
-    secrets: ['password'],
-    summary: 'Tell of a hypervisor',
-  },
-  hypervisorUpdate: {
-    http: 'PATCH /hypervisors/:name',
-    kind: 'change',
-    needs: 'admin',
-    secrets: ['password'],
-    summary: 'Change where a hypervisor is, or how to get in',
-  },
-  hypervisorRemove: {
-    http: 'DELETE /hypervisors/:name',
-    kind: 'change',
-    needs: 'admin',
-    destroys: true,
-    summary: 'Forget a hypervisor',
-  },
-  hypervisorTest: {
-    http: 'POST /hypervisors/:name/test',
-    kind: 'change',
-    needs: 'operator',
-    summary: 'What is missing for a connection to a hypervisor',
-  },
-  settings: { http: 'GET /settings', kind: 'read', isList: true, needs: 'viewer', summary: 'What can be set' },
-  settingSet: {
-    http: 'PUT /settings/:name',
-    kind: 'change',
-    needs: 'admin',
-    secrets: ['value'],
-    summary: 'Set something',
-  },
-  settingReset: {
-    http: 'DELETE /settings/:name',
-    kind: 'change',
-    needs: 'admin',
-    summary: 'Take the initial value again',
-  },
-  audit: { http: 'GET /audit', kind: 'read', isList: true, needs: 'admin', summary: 'Who did what, newest first' },
-  auditVerify: {
-    http: 'GET /audit/verification',
-    kind: 'read',
-    needs: 'admin',
-    summary: 'Whether the audit log is as it was written',
-  },
+  ...CONFIGURATION_ROUTES,
   ...ACCESS_ROUTES,
 };
 

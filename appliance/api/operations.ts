@@ -14,6 +14,12 @@ import type {
   StopParams,
   StopReport,
 } from './schemas/booted.ts';
+import type {
+  ConfigExportParams,
+  ConfigExportReport,
+  ConfigImportParams,
+  ConfigImportReport,
+} from './schemas/configuration.ts';
 import type { ExportParams, ExportReport, RestoreParams, RestoreReport, UnexportParams } from './schemas/exports.ts';
 import type {
   HypervisorAddParams,
@@ -230,6 +236,9 @@ export interface Appliance extends AccessOperations, AsyncDisposable {
   hypervisorRemove(params: HypervisorRemoveParams, context: OperationContext): Promise<HypervisorReport>;
   /** Says what is missing for a connection. */
   hypervisorTest(params: HypervisorParams, context: OperationContext): Promise<HypervisorTestReport>;
+  /** Policies, hypervisors and settings as a file; users and tokens are not in it. */
+  configExport(params: ConfigExportParams, context: OperationContext): Promise<ConfigExportReport>;
+  configImport(params: ConfigImportParams, context: OperationContext): Promise<ConfigImportReport>;
   settings(params: Nothing, context: OperationContext): Promise<readonly SettingReport[]>;
   settingSet(params: SettingSetParams, context: OperationContext): Promise<SettingReport>;
   /** The initial value again. */

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Appliance } from '../api/operations.ts';
 import type {
+  ConfigExportParams,
+  ConfigExportReport,
+  ConfigImportParams,
+  ConfigImportReport,
+} from '../api/schemas/configuration.ts';
+import type {
   HypervisorAddParams,
   HypervisorParams,
   HypervisorRemoveParams,
@@ -9,9 +15,11 @@ import type {
   HypervisorUpdateParams,
 } from '../api/schemas/hypervisors.ts';
 import type { SettingParams, SettingReport, SettingSetParams } from '../api/schemas/settings.ts';
-import type { Entry } from '../config/collection.ts';
+import type { Collection, CollectionDefinition, Entry } from '../config/collection.ts';
 import type { Configuration } from '../config/configuration.ts';
-import type { HypervisorRecord } from '../config/hypervisor-record.ts';
+import { HYPERVISORS, type HypervisorRecord } from '../config/hypervisor-record.ts';
+import { applyImport, exportConfiguration, planImport } from '../config/transfer.ts';
+import type { Clock } from '../core/clock.ts';
 import { testHypervisor } from './hypervisor-test.ts';
 import { checkHypervisorRecord, checkPassword, type Hypervisors, passwordPlace, uriOf } from './hypervisors.ts';
 
@@ -23,6 +31,8 @@ type Operations = Pick<
   | 'hypervisorUpdate'
   | 'hypervisorRemove'
   | 'hypervisorTest'
+  | 'configExport'
+  | 'configImport'
   | 'settings'
   | 'settingSet'
   | 'settingReset'
@@ -34,10 +44,20 @@ type Credentials = Pick<HypervisorUpdateParams, 'uri' | 'sshKeyFile' | 'tlsDirec
 export class ConfigurationOperations implements Operations {
   readonly #configuration: Configuration;
   readonly #hypervisors: Hypervisors;
+  readonly #clock: Clock;
+  readonly #more: readonly CollectionDefinition<unknown>[];
 
-  constructor(configuration: Configuration, hypervisors: Hypervisors) {
-    this.#configuration = configuration;
-    this.#hypervisors = hypervisors;
+  /** `more`: the other collections that exports and imports carry. */
+  constructor(parts: {
+    readonly configuration: Configuration;
+    readonly hypervisors: Hypervisors;
+    readonly clock: Clock;
+    readonly more: readonly CollectionDefinition<unknown>[];
+  }) {
+    this.#configuration = parts.configuration;
+    this.#hypervisors = parts.hypervisors;
+    this.#clock = parts.clock;
+    this.#more = parts.more;
   }
 
   async hypervisors(): Promise<readonly HypervisorReport[]> {
@@ -77,6 +97,28 @@ export class ConfigurationOperations implements Operations {
     return testHypervisor({ name, uri: uriOf(record), record }, (uri) => this.#hypervisors.open(uri));
   }
 
+  async configExport({ passphrase }: ConfigExportParams): Promise<ConfigExportReport> {
+    const collections = await this.#transferred();
+    const createdAt = new Date(this.#clock.nowMs()).toISOString();
+    const file = exportConfiguration(collections, this.#configuration.secrets, { createdAt, passphrase });
+    return {
+      document: `${JSON.stringify(file, null, 2)}\n`,
+      documents: Object.entries(file.collections).map(([collection, all]) => ({ collection, count: all.length })),
+      hasSecrets: file.secrets !== null,
+    };
+  }
+
+  async configImport({ document, passphrase, dryRun }: ConfigImportParams): Promise<ConfigImportReport> {
+    const { secrets } = this.#configuration;
+    const plan = planImport(document, await this.#transferred(), { secrets, passphrase });
+    for (const [collection, values] of plan.documents) {
+      if (collection.name !== HYPERVISORS.name) continue;
+      for (const value of values.values()) checkHypervisorRecord(value as HypervisorRecord);
+    }
+    if (dryRun !== true) await applyImport(plan);
+    return { applied: dryRun !== true, differences: plan.differences };
+  }
+
   async settings(): Promise<readonly SettingReport[]> {
     return this.#configuration.settings.list();
   }
@@ -87,6 +129,13 @@ export class ConfigurationOperations implements Operations {
 
   async settingReset({ name }: SettingParams): Promise<SettingReport> {
     return this.#configuration.settings.reset(name);
+  }
+
+  /** What an operator decided about protection. Who may come in is not carried in a file: nobody becomes an administrator by one. */
+  async #transferred(): Promise<readonly Collection<unknown>[]> {
+    const { hypervisors, settings } = this.#configuration;
+    const more = await Promise.all(this.#more.map((definition) => this.#configuration.collection(definition)));
+    return [hypervisors, settings.collection, ...more] as readonly Collection<unknown>[];
   }
 
   /** What was given, as it is kept: the password sealed for its place. */

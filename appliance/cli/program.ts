@@ -7,6 +7,7 @@ import { addAudit } from './commands/audit.ts';
 import { addBackup } from './commands/backup.ts';
 import { addBoot } from './commands/boot.ts';
 import { addCheck } from './commands/check.ts';
+import { addConfig } from './commands/config.ts';
 import { addDelete } from './commands/delete.ts';
 import { addExport } from './commands/export.ts';
 import { addGuards } from './commands/guards.ts';
@@ -89,6 +90,7 @@ export function buildProgram(cli: CliRun, onUsageText: (text: string) => void): 
   addRuns(program, cli);
   addServe(program, cli);
   addSettings(program, cli);
+  addConfig(program, cli);
   addAudit(program, cli);
   program.commandsGroup('Let in:');
   addUser(program, cli);

@@ -192,6 +192,11 @@ export class Collection<T> {
     });
   }
 
+  /** The value as this collection would keep it. @throws ApplianceError BAD_ARGUMENT, LIMIT_REACHED */
+  parse(id: string, value: unknown): T {
+    return this.#plain(checkId(id), value as T);
+  }
+
   /** Called after each durable change, one document at a time, and never before. Must not throw. Gives the way to end it. */
   onChange(listener: (change: CollectionChange<T>) => void): () => void {
     this.#listeners.add(listener);

@@ -6,6 +6,7 @@ import { ConfigurationOperations } from '../../appliance/app/configuration-opera
 import { Hypervisors } from '../../appliance/app/hypervisors.ts';
 import { Configuration } from '../../appliance/config/configuration.ts';
 import { SETTINGS } from '../../appliance/config/settings.ts';
+import { systemClock } from '../../appliance/core/clock.ts';
 import { ApplianceError } from '../../appliance/core/errors.ts';
 import { rejectsWith } from '../support/rejects-with.ts';
 import { suite } from '../support/suite.ts';
@@ -120,6 +121,51 @@ test('settings are shown, set and reset, and the page has each of them', async (
   assert.deepEqual(named.sort(), Object.keys(SETTINGS).sort());
 });
 
+const PASSPHRASE = 'a passphrase of some length';
+
+test('an exported configuration makes another appliance the same, with passwords under the passphrase only', async (t) => {
+  const [here, there] = [await rig(t), await rig(t)];
+  await here.operations.hypervisorAdd({ name: 'rack1', uri: 'qemu+tcp://a/', username: 'ada', password: PASSWORD });
+  await here.operations.settingSet({ name: 'selfbackup.keep', value: '5' });
+  await there.operations.hypervisorAdd({ name: 'old', uri: 'qemu:///system' });
+  const { document, hasSecrets } = await here.operations.configExport({ passphrase: PASSPHRASE });
+  assert.deepEqual([hasSecrets, document.includes(PASSWORD)], [true, false]);
+  await rejectsWith(there.operations.configImport({ document }), 'BAD_ARGUMENT');
+  await rejectsWith(there.operations.configImport({ document, passphrase: `${PASSPHRASE}!` }), 'SECRET_UNREADABLE');
+  const plan = await there.operations.configImport({ document, passphrase: PASSPHRASE, dryRun: true });
+  assert.deepEqual(plan, {
+    applied: false,
+    differences: [
+      { collection: 'hypervisors', added: ['rack1'], changed: [], removed: ['old'] },
+      { collection: 'settings', added: ['selfbackup.keep'], changed: [], removed: [] },
+    ],
+  });
+  assert.deepEqual(
+    (await there.operations.hypervisors()).map(({ name }) => name),
+    ['old'],
+  );
+  await there.operations.configImport({ document, passphrase: PASSPHRASE });
+  await rejectsWith(there.hypervisors.open(there.hypervisors.uri('rack1')), 'LIBVIRT_CONNECT_FAILED');
+  assert.ok(there.opened[0]?.content.includes(PASSWORD));
+  const again = await there.operations.configImport({ document, passphrase: PASSPHRASE, dryRun: true });
+  assert.ok(
+    again.differences.every(({ added, changed, removed }) => added.length + changed.length + removed.length === 0),
+  );
+});
+
+test('an import that is changed, unknown or bad anywhere changes nothing; a password that it leaves out stays', async (t) => {
+  const { operations, hypervisors, opened } = await rig(t);
+  await operations.hypervisorAdd({ name: 'rack1', uri: 'qemu+tcp://a/', username: 'ada', password: PASSWORD });
+  const { document, hasSecrets } = await operations.configExport({});
+  assert.equal(hasSecrets, false);
+  await rejectsWith(operations.configImport({ document: document.replace('ada', 'eve') }), 'CONFIG_DAMAGED');
+  await rejectsWith(operations.configImport({ document: 'x' }), 'CONFIG_DAMAGED');
+  await rejectsWith(operations.configImport({ document: '{}' }), 'CONFIG_FORMAT');
+  await operations.configImport({ document });
+  await rejectsWith(hypervisors.open(hypervisors.uri('rack1')), 'LIBVIRT_CONNECT_FAILED');
+  assert.ok(opened[0]?.content.includes(PASSWORD));
+});
+
 interface Rig {
   readonly operations: ConfigurationOperations;
   readonly hypervisors: Hypervisors;
@@ -144,5 +190,10 @@ async function rig(t: TestContext): Promise<Rig> {
       throw new ApplianceError('LIBVIRT_CONNECT_FAILED', 'nobody there');
     },
   });
-  return { operations: new ConfigurationOperations(configuration, hypervisors), hypervisors, state, opened };
+  return {
+    operations: new ConfigurationOperations({ configuration, hypervisors, clock: systemClock, more: [] }),
+    hypervisors,
+    state,
+    opened,
+  };
 }

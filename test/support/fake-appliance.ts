@@ -130,6 +130,8 @@ export class FakeAppliance implements AsyncDisposable {
       hypervisorUpdate: answer('hypervisorUpdate', () => fakeConfiguration.hypervisor),
       hypervisorRemove: answer('hypervisorRemove', () => fakeConfiguration.hypervisor),
       hypervisorTest: answer('hypervisorTest', () => fakeConfiguration.hypervisorTest),
+      configExport: answer('configExport', () => fakeConfiguration.configExport),
+      configImport: answer('configImport', () => fakeConfiguration.configImport),
       settings: answer('settings', () => [fakeConfiguration.setting]),
       settingSet: answer('settingSet', () => fakeConfiguration.setting),
       settingReset: answer('settingReset', () => fakeConfiguration.setting),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { AuditActReport, AuditVerdictReport } from '../../appliance/api/schemas/audit.ts';
+import type { ConfigExportReport, ConfigImportReport } from '../../appliance/api/schemas/configuration.ts';
 import type { HypervisorReport, HypervisorTestReport } from '../../appliance/api/schemas/hypervisors.ts';
 import type { SettingReport } from '../../appliance/api/schemas/settings.ts';
 
@@ -8,6 +9,8 @@ export const fakeConfiguration: {
   readonly hypervisor: HypervisorReport;
   readonly hypervisorTest: HypervisorTestReport;
   readonly setting: SettingReport;
+  readonly configExport: ConfigExportReport;
+  readonly configImport: ConfigImportReport;
   readonly act: AuditActReport;
   readonly verdict: AuditVerdictReport;
 } = {
@@ -38,6 +41,11 @@ export const fakeConfiguration: {
     initial: 14,
     meaning: 'how many states of the configuration the repository keeps',
     revision: 0,
+  },
+  configExport: { document: '{}\n', documents: [{ collection: 'settings', count: 1 }], hasSecrets: false },
+  configImport: {
+    applied: false,
+    differences: [{ collection: 'settings', added: ['selfbackup.keep'], changed: [], removed: [] }],
   },
   act: {
     sequence: 7,

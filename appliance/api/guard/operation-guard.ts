@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ApprovalEntry, ApprovalRequest } from '../../access/approvals.ts';
 import { isAtLeast, type Principal, type Role } from '../../access/principal.ts';
+import { isHypervisorName } from '../../config/hypervisor-record.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
 import type { OperationName } from '../operations.ts';
@@ -60,6 +61,9 @@ export class OperationGuard {
     if (call.principal.role === 'restorer') return this.#authorizeRestorer(call, route);
     const needed = neededRole(route, call.params);
     if (!isAtLeast(call.principal.role, needed)) throw forbidden(call, `it needs the role ${needed}`);
+    if (!isAtLeast(call.principal.role, 'admin') && namesUri(call.params)) {
+      throw forbidden(call, 'hypervisors are named by their names, not by URIs');
+    }
     if (needsSecondPerson(route, call) && this.#approvals.isRequired) throw await this.#askSecondPerson(call, route);
   }
 
@@ -118,6 +122,11 @@ export class OperationGuard {
       hint: `Another administrator approves it with \`understudy approval approve ${id}\`; then it is done in your name.`,
     });
   }
+}
+
+/** A URI can name a program that is run here, and a host that nobody agreed to: only administrators say one. */
+function namesUri({ connect, on }: GuardedCall['params']): boolean {
+  return [connect, on].some((value) => typeof value === 'string' && !isHypervisorName(value));
 }
 
 /** The least role for these parameters. */

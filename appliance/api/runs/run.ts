@@ -26,6 +26,9 @@ export interface RunRequest {
   /** Checked. */
   readonly params: Readonly<Record<string, unknown>>;
   readonly principal: Principal;
+  readonly requestId?: string;
+  /** Where it was asked for; left out for this host. */
+  readonly address?: string;
   /** Of the machine that it is about, where it is known already. */
   readonly machineId?: string | undefined;
 }
@@ -136,6 +139,8 @@ export class Run {
     return {
       signal: this.#controller.signal,
       principal: this.request.principal,
+      ...(this.request.requestId === undefined ? {} : { requestId: this.request.requestId }),
+      ...(this.request.address === undefined ? {} : { address: this.request.address }),
       onProgress: (progress) => this.#takeProgress(progress),
       onNotice: (notice) => this.#takeNotice(notice),
     };

@@ -13,6 +13,7 @@ import {
   stopParams,
   stopResult,
 } from './booted.ts';
+import { configExportParams, configExportResult, configImportParams, configImportResult } from './configuration.ts';
 import { exportParams, exportResult, exportsResult, restoreParams, restoreResult, unexportParams } from './exports.ts';
 import {
   hypervisorAddParams,
@@ -163,6 +164,8 @@ export const OPERATION_SCHEMAS = {
   hypervisorUpdate: { params: hypervisorUpdateParams, result: hypervisorReport },
   hypervisorRemove: { params: hypervisorRemoveParams, result: hypervisorReport },
   hypervisorTest: { params: hypervisorParams, result: hypervisorTestReport },
+  configExport: { params: configExportParams, result: configExportResult },
+  configImport: { params: configImportParams, result: configImportResult },
   settings: { params: noParams, result: settingsResult },
   settingSet: { params: settingSetParams, result: settingReport },
   settingReset: { params: settingParams, result: settingReport },

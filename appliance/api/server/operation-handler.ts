@@ -33,6 +33,7 @@ export function addOperations(app: FastifyInstance, context: ApiContext, access:
       method,
       url: path,
       config: { needs: handler.route.restorer === undefined ? handler.route.needs : 'anybody', operation: name },
+      ...(handler.route.maxBodyBytes === undefined ? {} : { bodyLimit: handler.route.maxBodyBytes }),
       handler: (request, reply) => handler.handle(request, reply),
     });
   }
@@ -106,7 +107,13 @@ class OperationHandler {
 
   async #start(call: Call): Promise<Answer> {
     const { principal, params, request } = call;
-    const run = this.#context.host.runService.start({ operation: this.name, params, principal });
+    const run = this.#context.host.runService.start({
+      operation: this.name,
+      params,
+      principal,
+      requestId: request.id,
+      ...addressOf(request),
+    });
     this.#log('info', call, 'started', { run: run.id, request: request.id });
     const location = `${API_ROOT}/runs/${run.id}`;
     return { status: 202, headers: { location }, body: JSON.stringify(run.report()) };

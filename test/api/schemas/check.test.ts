@@ -31,6 +31,7 @@ interface AnySchema {
   readonly type?: string;
   readonly enum?: readonly unknown[];
   readonly minimum?: number;
+  readonly maxLength?: number;
   readonly maximum?: number;
   readonly minLength?: number;
   readonly minItems?: number;
@@ -107,7 +108,7 @@ for (const name of NAMES) {
         [],
         {},
         '',
-        'x'.repeat(MAX_PARAMETER_CHARACTERS + 1),
+        'x'.repeat((membersOf(name)[member]?.maxLength ?? MAX_PARAMETER_CHARACTERS) + 1),
       ]) {
         if (isDeepStrictEqual(wrong, complete[member])) continue;
         assert.equal(isAccepted(name, { ...complete, [member]: wrong }), false, `${member}: ${JSON.stringify(wrong)}`);
