@@ -12,6 +12,7 @@ import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '.
 import type { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { assertNumbers, startWriting, untilWritten } from '../recover/migrate-rig.ts';
+import { checkedAppliance } from '../support/checked-appliance.ts';
 import { LiveProcess } from '../support/live-process.ts';
 import { consoleOf } from '../support/machines.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -83,8 +84,8 @@ export async function makeKillRig(t: TestContext): Promise<KillRig> {
   const image = await guestImage();
   const acceleration = await probeAcceleration(image);
   await connection.define(guestDomainXml({ name: 'web', image, acceleration, disks }));
-  const open = (onNotice: (sentence: string) => void): Promise<Appliance> =>
-    openAppliance({ stateDirectory: state, connect: libvirt.uri, isService: true, onNotice });
+  const open = async (onNotice: (sentence: string) => void): Promise<Appliance> =>
+    checkedAppliance(await openAppliance({ stateDirectory: state, connect: libvirt.uri, isService: true, onNotice }));
   const first = await open(() => undefined);
   await first.backup({ target: 'web' }, unheard());
   await first[Symbol.asyncDispose]();

@@ -6,6 +6,7 @@ import { localPrincipal } from '../../appliance/access/principal.ts';
 import type { Appliance, BackupReport, OperationContext, PointSummary } from '../../appliance/api/operations.ts';
 import { openAppliance } from '../../appliance/main.ts';
 import { ApplianceProcess, assertSameBytes } from '../support/appliance-process.ts';
+import { checkedAppliance } from '../support/checked-appliance.ts';
 import { DiskServer } from '../support/disk-server.ts';
 import { Dice } from '../support/point-model.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -70,7 +71,7 @@ export class PointsRig {
 
   /** Runs on an appliance in this process: the same wiring as the command line's, without the start of a process. */
   async using<T>(action: (appliance: Appliance) => Promise<T>, state: string = this.appliance.state): Promise<T> {
-    const appliance = await openAppliance({ stateDirectory: state });
+    const appliance = checkedAppliance(await openAppliance({ stateDirectory: state }));
     try {
       return await action(appliance);
     } finally {

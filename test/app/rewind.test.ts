@@ -11,6 +11,7 @@ import { createDataDisk, guestDomainXml, guestImage, probeAcceleration } from '.
 import type { GuestConsole } from '../../lab/guest-console.ts';
 import { PrivateLibvirt } from '../../lab/libvirtd.ts';
 import { readAll } from '../recover/fixture.ts';
+import { checkedAppliance } from '../support/checked-appliance.ts';
 import { LiveProcess } from '../support/live-process.ts';
 import { consoleOf, GUEST_REQUIREMENTS } from '../support/machines.ts';
 import { suite } from '../support/suite.ts';
@@ -51,7 +52,7 @@ async function makeRig(t: TestContext): Promise<Rig> {
       const notices: string[] = [];
       const onNotice = (notice: string): unknown => notices.push(notice);
       const appliance = await openAppliance({ stateDirectory: state, connect: libvirt.uri, isService: true, onNotice });
-      return { appliance: t.use(appliance), notices };
+      return { appliance: t.use(checkedAppliance(appliance)), notices };
     },
     kill: async (moment, phase) => {
       const victim = t.use(new LiveProcess([process.execPath, VICTIM, state, moment, phase]));

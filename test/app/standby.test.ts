@@ -10,6 +10,7 @@ import type { Domain } from '../../appliance/hypervisor/libvirt/domain.ts';
 import { createImage } from '../../appliance/hypervisor/qemu-img.ts';
 import { runTool } from '../../appliance/hypervisor/tool.ts';
 import { initialize, openAppliance } from '../../appliance/main.ts';
+import { checkedAppliance } from '../support/checked-appliance.ts';
 import { LIBVIRT_REQUIREMENTS, type LibvirtRig, startLibvirt } from '../support/machines.ts';
 import { suite } from '../support/suite.ts';
 import type { TestContext } from '../support/test-scope.ts';
@@ -34,12 +35,14 @@ const shared = test.share(async (t): Promise<Rig> => {
   const state = join(await t.tempDir(), 'state');
   await initialize({ stateDirectory: state, encryption: false });
   const appliance = t.use(
-    await openAppliance({
-      stateDirectory: state,
-      connect: one.libvirt.uri,
-      isService: true,
-      onNotice: () => undefined,
-    }),
+    checkedAppliance(
+      await openAppliance({
+        stateDirectory: state,
+        connect: one.libvirt.uri,
+        isService: true,
+        onNotice: () => undefined,
+      }),
+    ),
   );
   const disk = join(one.libvirt.directory, 'disk.qcow2');
   await createImage({ location: disk, format: 'qcow2' }, { sizeBytes: 16 * MIB });
