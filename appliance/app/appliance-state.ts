@@ -43,7 +43,7 @@ export interface RestoredState {
 }
 
 /** Who is logged in, and links to set a password with, do not outlive an appliance. */
-const LEFT_OUT: ReadonlySet<string> = new Set(['sessions', 'links']);
+const LEFT_OUT: ReadonlySet<string> = new Set(['sessions', 'invitations']);
 const COLLECTION_FILE = /^([a-z][a-z-]{0,40})\.json$/;
 const RECORDS_OF_DECISIONS = /^(protection|standby)-/;
 const MAX_RUNS = 500;

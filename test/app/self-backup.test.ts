@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { APPLIANCE_PRINCIPAL } from '../../appliance/access/principal.ts';
+import { localPrincipal } from '../../appliance/access/principal.ts';
 import type { ApplianceHost } from '../../appliance/api/appliance-host.ts';
 import type { OperationContext } from '../../appliance/api/operations.ts';
 import { Catalog } from '../../appliance/catalog/catalog.ts';
@@ -12,7 +12,7 @@ import { suite } from '../support/suite.ts';
 
 const test = suite('self-backup', { timeoutMs: 60_000 });
 
-const PASSWORD = 'correct horse battery staple';
+const PASSWORD = 'violin-under-the-42-stairs';
 const MACHINE = '4c4c4544-0050-3510-8052-b4c04f4d3232';
 
 const STANDBY = {
@@ -37,6 +37,13 @@ test('a lost appliance comes back from its repository and the recovery key', asy
       context,
     );
     await appliance.settingSet({ name: 'selfbackup.keep', value: '3' }, context);
+    await appliance.userCreate({ name: 'ada', role: 'operator', password: PASSWORD }, context);
+    await appliance.userCreate({ name: 'invited', role: 'viewer' }, context);
+    await appliance.tokenCreate({ name: 'monitoring', role: 'viewer' }, context);
+    await appliance.policyCreate(
+      { name: 'nightly', machines: { all: true }, mode: 'scheduled', schedule: 'daily 22:00', timeZone: 'UTC' },
+      context,
+    );
   });
   await putStandby(lost);
   await using(lost, async (appliance, context) => {
@@ -47,11 +54,16 @@ test('a lost appliance comes back from its repository and the recovery key', asy
   await rm(lost, { recursive: true });
 
   const made = await initialize({ stateDirectory: fresh, encryption: true, from: repository, ...keyOf(recoveryKey) });
-  assert.deepEqual(made.restored?.documents, { hypervisors: 1, settings: 2 });
+  const { documents } = made.restored ?? {};
+  assert.deepEqual(documents, { hypervisors: 1, policies: 1, settings: 2, tokens: 1, users: 2 });
   assert.deepEqual([made.restored?.records, made.restored?.hasSecrets], [1, true]);
   await using(fresh, async (appliance, context) => {
     const [hypervisor] = await appliance.hypervisors({}, context);
     assert.deepEqual([hypervisor?.name, hypervisor?.hasPassword], ['rack1', true]);
+    const names = (all: readonly { readonly name: string }[]): readonly string[] => all.map(({ name }) => name);
+    assert.deepEqual(names(await appliance.userList({}, context)), ['ada', 'invited']);
+    assert.deepEqual(names(await appliance.tokenList({}, context)), ['monitoring']);
+    assert.deepEqual(names(await appliance.policyList({}, context)), ['nightly']);
     assert.deepEqual(await appliance.standbyList({}, context).then((all) => all.map(({ name }) => name)), [
       'web-standby',
     ]);
@@ -120,7 +132,7 @@ async function using<T>(
 ): Promise<T> {
   const notices: string[] = [];
   const context = {
-    principal: APPLIANCE_PRINCIPAL,
+    principal: localPrincipal(),
     signal: new AbortController().signal,
     onProgress: () => undefined,
     onNotice: (sentence: string) => notices.push(sentence),
@@ -139,7 +151,7 @@ async function putStandby(stateDirectory: string): Promise<void> {
     await appliance.points(
       {},
       {
-        principal: APPLIANCE_PRINCIPAL,
+        principal: localPrincipal(),
         signal: new AbortController().signal,
         onProgress: () => undefined,
         onNotice: () => undefined,
