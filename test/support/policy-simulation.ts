@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { ApplianceError } from '../../appliance/core/errors.ts';
-import { type ClockRecord, watchClock } from '../../appliance/protect/policy/clock-watch.ts';
+import { type ClockRecord, isClockInDoubt, watchClock } from '../../appliance/protect/policy/clock-watch.ts';
 import type { MachineRecord } from '../../appliance/protect/policy/machine-state.ts';
 import { type Policy, type PolicyDocument, readPolicy } from '../../appliance/protect/policy/policy.ts';
 import { type EnginePorts, PolicyEngine } from '../../appliance/protect/policy/policy-engine.ts';
@@ -155,7 +155,7 @@ export class PolicySimulation {
 
   get isClockInDoubt(): boolean {
     this.#watch();
-    return this.#clock?.doubt !== null;
+    return this.#clock !== undefined && isClockInDoubt(this.#clock);
   }
 
   #ports(): EnginePorts {

@@ -2,7 +2,7 @@
 import type { Catalog } from '../../catalog/catalog.ts';
 import type { Clock } from '../../core/clock.ts';
 import type { HostUptime } from '../../core/uptime.ts';
-import { type ClockRecord, DOUBT_MS, watchClock } from '../../protect/policy/clock-watch.ts';
+import { type ClockRecord, DOUBT_MS, isClockInDoubt, watchClock } from '../../protect/policy/clock-watch.ts';
 import type { Repository } from '../../repository/repository.ts';
 
 const RECORD = 'policy-clock';
@@ -37,15 +37,15 @@ export class ClockDoubt {
     const found = watchClock(this.#known, now);
     this.#known = found;
     await this.#keep(found);
-    if (found.doubt === null) return null;
-    const days = Math.max(0, Math.ceil((found.doubt.sinceLivedMs + DOUBT_MS - livedMs) / DAY_MS));
-    const ahead = Math.round(found.doubt.aheadMs / 3_600_000);
+    if (!isClockInDoubt(found)) return null;
+    const days = Math.max(0, Math.ceil((found.setAtLivedMs + DOUBT_MS - livedMs) / DAY_MS));
+    const ahead = Math.round(found.aheadMs / 3_600_000);
     return `the clock went forward by ${ahead} hours that nobody lived through: policies delete nothing until it is set right, or for ${days} more days`;
   }
 
   async #keep(found: ClockRecord): Promise<void> {
     const kept = this.#kept;
-    const isSame = kept !== undefined && (kept.doubt === null) === (found.doubt === null);
+    const isSame = kept !== undefined && kept.aheadMs === found.aheadMs;
     if (isSame && kept.bootId === found.bootId && Math.abs(found.livedMs - kept.livedMs) < RECORD_INTERVAL_MS) return;
     await this.#storage.repository.guards.beginRecord();
     await this.#storage.catalog.putRecord('session/', RECORD, found);

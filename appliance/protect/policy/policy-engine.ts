@@ -186,6 +186,7 @@ export class PolicyEngine {
   /** Policies were changed, or something outside: everything is looked at again in the next step. */
   refresh(): void {
     for (const host of this.#hosts.values()) host.refresh();
+    this.#lookedAtMs = Number.NEGATIVE_INFINITY;
     this.#factsAtMs = Number.NEGATIVE_INFINITY;
     this.#policies = [];
   }
@@ -298,6 +299,7 @@ export class PolicyEngine {
         state.hasFacts = true;
         this.#assign(state);
       }
+      if (!this.#hasFacts) this.#lookedAtMs = Number.NEGATIVE_INFINITY;
       this.#hasFacts = true;
     } catch (error) {
       this.#ports.onNotice(`recovery points and protection could not be looked at: ${asApplianceError(error).message}`);
@@ -402,7 +404,8 @@ export class PolicyEngine {
     if (now.uptimeMs >= this.#lookedAtMs + MINUTE_MS) {
       this.#lookedAtMs = now.uptimeMs;
       for (const state of this.#states.values()) {
-        if (hasRule(state) && state.retainedAgeMs(now) >= RETAIN_MS) this.#toRetain.add(state);
+        const hasPoints = state.newest !== undefined;
+        if (hasPoints && hasRule(state) && state.retainedAgeMs(now) >= RETAIN_MS) this.#toRetain.add(state);
       }
     }
     if (this.#isRetaining || this.#toRetain.size === 0) return;
@@ -437,7 +440,7 @@ export class PolicyEngine {
     const { policy, machine } = state;
     if (policy === undefined) return;
     try {
-      if (state.newest !== undefined) await this.#ports.retain(machine, policy, this.#closing.signal);
+      await this.#ports.retain(machine, policy, this.#closing.signal);
     } catch (error) {
       if (this.#closing.signal.aborted) return;
       this.#ports.onNotice(`old points of ${machine.name} stay for now: ${asApplianceError(error).message}`);
