@@ -264,7 +264,7 @@ export class Catalog implements ManagedIndex, AsyncDisposable {
   async #refuseNewer(): Promise<void> {
     const version = (await this.note(FORMAT_NOTE)) ?? CATALOG_VERSION;
     if (version === CATALOG_VERSION) return;
-    const what = `it has format version ${String(version)}, and this program knows ${CATALOG_VERSION}`;
+    const what = `it has format version ${JSON.stringify(version)}, and this program knows ${CATALOG_VERSION}`;
     throw catalogDamaged(what);
   }
 

@@ -108,6 +108,11 @@ export class RunService {
     return summaries.reverse().slice(0, last);
   }
 
+  /** It takes no new ones, and has cancelled those that there were: it was not their fault. */
+  get isStopping(): boolean {
+    return this.#isStopping;
+  }
+
   /** Those that have not ended, oldest first. */
   live(): readonly Run[] {
     return [...this.#live.values()];

@@ -23,13 +23,14 @@ export interface PolicyRun<Name extends OperationName> {
 
 /**
  * Does an operation as a run that everybody sees, and waits for its end. @throws ApplianceError what the operation throws;
- * ABORTED when somebody cancelled it
+ * ABORTED when somebody cancelled it, INTERRUPTED when the service stops
  */
 export async function performRun<Name extends OperationName>(
   runs: RunService,
   { operation, params, machineId, principal, signal, onProgress }: PolicyRun<Name>,
 ): Promise<OperationResult<Name>> {
   if (signal.aborted) throw new ApplianceError('ABORTED', `${operation} was interrupted`);
+  if (runs.isStopping) throw await atTheEnd(operation, signal);
   const run = runs.start({ operation, params: { ...params }, principal, machineId });
   const cancel = (): void => run.cancel('the policy does not want it any more');
   signal.addEventListener('abort', cancel, { once: true });
@@ -40,6 +41,13 @@ export async function performRun<Name extends OperationName>(
     signal.removeEventListener('abort', cancel);
   }
   const { error, result } = run.report();
+  if (error?.code === 'ABORTED' && runs.isStopping) throw await atTheEnd(operation, signal);
   if (error !== null) throw decodeError(error);
   return result as OperationResult<Name>;
+}
+
+/** When the policies end, too: until then nobody need try again. */
+async function atTheEnd(operation: OperationName, signal: AbortSignal): Promise<ApplianceError> {
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+  return new ApplianceError('INTERRUPTED', `the appliance ended before ${operation} had`);
 }

@@ -349,7 +349,8 @@ export class PolicyEngine {
       this.#repository = null;
       if (hasRule(state) && state.retainedAgeMs(this.#ports.moment()) >= RETAIN_AFTER_RUN_MS) this.#toRetain.add(state);
     } catch (error) {
-      if (this.#closing.signal.aborted) return;
+      // The end of the service is no failure: the next one finds it due as it was.
+      if (this.#closing.signal.aborted || hasCode(error, 'INTERRUPTED')) return;
       this.#failed(state, asApplianceError(error));
     }
     await this.#keep(state);
