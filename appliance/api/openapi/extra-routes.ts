@@ -54,7 +54,7 @@ export type ServiceProof = MustBeTrue<Same<Static<typeof serviceHealth>, Service
 
 const readiness = report('Readiness', {
   status: oneOf(['ready', 'not ready']),
-  problems: maybe(list(text(), 'Why it is not ready; for those who are known.')),
+  problems: maybe(list(text(), 'Why it is not ready; for a viewer at least.')),
 });
 
 export const EXTRA_ROUTES: readonly ExtraRoute[] = [

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Principal } from '../../access/principal.ts';
-import { ApplianceError } from '../../core/errors.ts';
+import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { type ApplianceEvent, type EventHub, isEventType } from '../events/event-hub.ts';
 import { forRestorer } from '../guard/restorer-view.ts';
 import { API_ROOT } from '../operation-routes.ts';
@@ -92,10 +92,7 @@ export class StreamRoutes {
   async #runEvents(id: string, call: StreamCall): Promise<void> {
     const { runService } = this.#context.host;
     const { request } = call;
-    const report = await runService.show(id);
-    if (!maySee(request.principal, { machineId: report.machineId, data: report })) {
-      throw new ApplianceError('FORBIDDEN', 'this run is of another machine');
-    }
+    const report = await this.#visibleRun(id, request.principal);
     const run = runService.find(report.id);
     const stream = this.#open(call, { isEndless: false });
     const tell = (message: RunMessage): void => sendMessage(stream, shownTo(request, message));
@@ -105,6 +102,18 @@ export class StreamRoutes {
     if (run.hasEnded) return tell({ type: 'run', run: run.report() });
     const following = run.follow(tell);
     void stream.closed.then(() => following[Symbol.dispose]());
+  }
+
+  /** To a restorer, runs of other machines and those that do not exist are the same. */
+  async #visibleRun(id: string, principal: Principal | undefined): Promise<RunReport> {
+    const forbidden = new ApplianceError('FORBIDDEN', 'there is no run of this id that you may see');
+    try {
+      const report = await this.#context.host.runService.show(id);
+      if (maySee(principal, { machineId: report.machineId, data: report })) return report;
+    } catch (error) {
+      if (principal?.role !== 'restorer' || !hasCode(error, 'RUN_NOT_FOUND', 'BAD_ARGUMENT')) throw error;
+    }
+    throw forbidden;
   }
 
   async #hold(id: string, call: StreamCall): Promise<void> {

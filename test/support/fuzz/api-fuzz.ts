@@ -18,6 +18,8 @@ export interface FuzzOptions {
   readonly isChosen?: (operation: ContractOperation) => boolean;
   /** Besides 503: other systems that are not there (502, 504), and a disk that is full (507). */
   readonly allowed5xx?: readonly number[];
+  /** Texts that may be in no answer, unless they are in the request. */
+  readonly forbidden?: readonly string[];
   /** Looked for after each request: what went wrong in the process of the server; empty when nothing. */
   readonly afterEach?: () => string;
 }
@@ -59,6 +61,8 @@ async function judge(contract: ApiContract, options: FuzzOptions, request: Hosti
   if (answer === 'hung') throw wrong('neither an answer nor an end of the connection');
   if (answer === 'nothing') return 0;
   const { status, headers, body, count, isStream } = answer;
+  const leaked = (options.forbidden ?? []).find((text) => body.includes(text) && !shown.includes(text));
+  if (leaked !== undefined) throw wrong(`${leaked} is in ${body.slice(0, 500)}`);
   const allowed = [...DESIGNED_5XX, ...(options.allowed5xx ?? [])];
   if (status >= 500 && !allowed.includes(status)) throw wrong(`${status} ${body.slice(0, 500)}`);
   if (count > 1) throw wrong(`${count} answers to one request`);

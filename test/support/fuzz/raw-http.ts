@@ -3,7 +3,7 @@ import { connect, type Socket } from 'node:net';
 import { type ConnectionOptions, connect as connectTls } from 'node:tls';
 
 /** Where a server listens. */
-export type Peer = { readonly path: string } | { readonly port: number; readonly tls: ConnectionOptions };
+export type Peer = { readonly path: string } | { readonly port: number; readonly tls: ConnectionOptions | undefined };
 
 /** What came on one connection. */
 export interface RawAnswer {
@@ -25,8 +25,7 @@ const STATUS_LINE = /(?:^|\r\n|[}\]\n])HTTP\/1\.[01] (\d{3}) /g;
  */
 export function sendRaw(peer: Peer, bytes: Buffer, limitMs = 10_000): Promise<RawAnswer | 'nothing' | 'hung'> {
   return new Promise((resolve) => {
-    const socket: Socket =
-      'path' in peer ? connect(peer.path) : connectTls({ host: '127.0.0.1', port: peer.port, ...peer.tls });
+    const socket = connectTo(peer);
     const parts: Buffer[] = [];
     let isSettled = false;
     const settle = (isHung: boolean): void => {
@@ -47,6 +46,12 @@ export function sendRaw(peer: Peer, bytes: Buffer, limitMs = 10_000): Promise<Ra
     socket.on('close', () => settle(false));
     socket.write(bytes);
   });
+}
+
+function connectTo(peer: Peer): Socket {
+  if ('path' in peer) return connect(peer.path);
+  const address = { host: '127.0.0.1', port: peer.port };
+  return peer.tls === undefined ? connect(address) : connectTls({ ...address, ...peer.tls });
 }
 
 function isStream(text: string): boolean {
