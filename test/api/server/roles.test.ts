@@ -58,7 +58,7 @@ function behaviour(): FakeBehaviour {
     protection: async () => [fakeResults.protection, { ...fakeResults.protection, machine, machineId: id }],
     machineList: async () => [fakeResults.machineSummary, { ...fakeResults.machineSummary, id, name: machine }],
     booted: async () => [fakeResults.booted, { ...fakeResults.booted, name: FOREIGN.booted, machineId: id, point }],
-    pointShow: async ({ point: asked = '' }) => {
+    pointShow: async ({ point: asked }) => {
       if (asked === point || asked.startsWith(`${machine}@`))
         return pointOf({ id: point, machine: { id, name: machine } });
       if (asked === FAKE_POINT_ID || asked.startsWith('web@')) {
