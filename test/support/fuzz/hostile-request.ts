@@ -8,6 +8,8 @@ export interface HostileRequest {
   readonly bytes: Buffer;
   /** Whether its framing is such that nobody can say where it ends: then it must be refused. */
   readonly isAmbiguous: boolean;
+  /** Whether more comes than was said: then the connection may end before its answer was sent. */
+  readonly isTooLong: boolean;
 }
 
 /** Texts that somebody forgot about. */
@@ -250,7 +252,7 @@ export function hostileRequest(contract: ApiContract, operation: ContractOperati
       ];
       const bytes = frame(head, hasBody ? text : undefined, framing);
       const isAmbiguous = !['right', 'truncated', 'chunked'].includes(framing) && framing !== 'Content-Length: 4\nX: y';
-      return { operation, bytes, isAmbiguous };
+      return { operation, bytes, isAmbiguous, isTooLong: framing === 'truncated' };
     });
 }
 

@@ -13,6 +13,8 @@ export interface RawAnswer {
   readonly body: string;
   /** Answers on the connection; 1 for one request that was read once. */
   readonly count: number;
+  /** The connection ended before the answer was whole. */
+  readonly isCut: boolean;
   /** The server went on sending, as streams of events do; the connection was ended here. */
   readonly isStream: boolean;
 }
@@ -77,6 +79,7 @@ function parseAnswer(text: string): RawAnswer | undefined {
     headers,
     body: body.toString('utf8'),
     count: statuses.length,
+    isCut: Number(headers['content-length'] ?? 0) > body.length,
     isStream: isStream(begin),
   };
 }
