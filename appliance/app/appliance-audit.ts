@@ -35,11 +35,15 @@ export class ApplianceAudit implements AsyncDisposable {
   /** Errors as `AuditLog.open`; what was wrong may be repaired, so the next call tries again. */
   log(): Promise<AuditLog> {
     if (this.#log !== undefined) return this.#log;
-    const { stateDirectory, clock, configuration } = this.#options;
+    const { stateDirectory, clock, configuration, onNotice } = this.#options;
     const opening = AuditLog.open({
       stateDirectory,
       clock,
       key: derivedKey(configuration.keys.current, 'audit anchor'),
+      onLarge: (sizeBytes) => {
+        const size = `${Math.round(sizeBytes / 2 ** 20)} MiB`;
+        onNotice(`the audit log takes ${size}: move its oldest archived segments to another place`);
+      },
       onEntry: (entry) => {
         this.#forwarder.send(entry);
         for (const listener of this.#listeners) listener(entry);

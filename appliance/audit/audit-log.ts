@@ -24,8 +24,12 @@ export interface AuditLogOptions {
   /** Where each entry goes, too, once it is durable. Must not throw or wait. */
   readonly onEntry?: (entry: AuditEntry) => void;
   readonly fileSystem?: FileSystem;
+  /** Told, whenever a segment is closed, of a log that takes more than `MAX_LOG_BYTES`. Must not throw. */
+  readonly onLarge?: (sizeBytes: number) => void;
   /** A segment is closed when it is larger. */
   readonly segmentBytes?: number;
+  /** For tests. */
+  readonly logBytes?: number;
 }
 
 /** Where the log ends. */
@@ -171,6 +175,8 @@ export class AuditLog implements AsyncDisposable {
     await this.#closeSegment();
     this.#segment = await this.#createSegment((numbers.at(-1) ?? 0) + 1);
     for (const number of numbers) if (!(await this.files.isArchived(number))) await this.files.archive(number);
+    const sizeBytes = await this.files.sizeBytes();
+    if (sizeBytes > (this.#options.logBytes ?? MAX_LOG_BYTES)) this.#options.onLarge?.(sizeBytes);
     return this.#segment;
   }
 

@@ -44,7 +44,7 @@ export function deliveryTo(destination: string): Deliver | undefined {
       path,
       '--socket-errors=on',
       '--priority',
-      'audit.notice',
+      'authpriv.notice',
       '--tag',
       'understudy',
       '--rfc5424',

@@ -44,7 +44,9 @@ test('entries that arrive together keep their order and share writes', async (t)
 
 test('full segments are archived, and the chain goes through them', async (t) => {
   const state = await t.tempDir();
-  const log = t.use(await open({ stateDirectory: state, segmentBytes: 1500 }));
+  const told: number[] = [];
+  const onLarge = (sizeBytes: number): unknown => told.push(sizeBytes);
+  const log = t.use(await open({ stateDirectory: state, segmentBytes: 1500, logBytes: 1500, onLarge }));
   for (let count = 0; count < 20; count++) await log.record(event('backup'));
   const names = await readdir(join(state, 'audit'));
   assert.ok(names.length > 3, String(names));
@@ -55,6 +57,7 @@ test('full segments are archived, and the chain goes through them', async (t) =>
   const verdict = await verifyAudit(log, []);
   assert.deepEqual([verdict.bad, verdict.entries, verdict.segments], [null, 20, names.length]);
   assert.equal((await listAudit(log, { limit: 100 })).length, 20);
+  assert.ok(told.length > 0 && told.every((sizeBytes) => sizeBytes > 1500), String(told));
   // The oldest may be moved away: the log then says where it begins.
   await rm(join(state, 'audit', names[0] ?? ''));
   assert.ok((await verifyAudit(log, [])).first > 1);

@@ -2,11 +2,15 @@
 import assert from 'node:assert/strict';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { AuditEntry } from '../../appliance/audit/entry.ts';
 import { AuditForwarder, deliveryTo, MAX_WAITING, syslogMessage } from '../../appliance/audit/forward.ts';
 import { SETTINGS } from '../../appliance/config/settings.ts';
+import { LiveProcess } from '../support/live-process.ts';
 import { suite } from '../support/suite.ts';
 
 const test = suite('audit forward');
@@ -54,6 +58,23 @@ test('entries arrive over TCP with their length', async (t) => {
   const message = syslogMessage(entry(1));
   assert.equal(await received, `${Buffer.byteLength(message)} ${message}`);
 });
+
+test(
+  'entries arrive at a unix socket, through the program logger',
+  async (t) => {
+    const path = join(await t.tempDir(), 'log');
+    const receiver = t.use(new LiveProcess(['socat', '-u', `UNIX-RECV:${path}`, 'STDOUT']));
+    while (!existsSync(path)) await delay(5);
+    await using forwarder = new AuditForwarder(deliveryTo(`unix:${path}`), assert.fail);
+    forwarder.send(entry(1));
+    await forwarder.drained();
+    await receiver.until(({ stdout }) => stdout.includes('"sequence":1'));
+    receiver.kill();
+    const { stdout } = await receiver.result;
+    assert.match(stdout, /^<85>1 \S+ \S+ understudy .*\{"action":"login"/);
+  },
+  { requires: ['socat', 'logger'] },
+);
 
 test('a dead destination holds nobody up, is reported once, and so is its return', async () => {
   const said: string[] = [];
