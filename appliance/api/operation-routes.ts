@@ -12,10 +12,10 @@ type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 /** What a restorer gives to an operation, or sees of its result. Nothing but what is named here may be given. */
 export type RestorerUse =
-  /** This parameter names a machine, a state of one, or a machine that runs from the appliance. */
+  /** This parameter names a machine, a state of one, a machine that runs from the appliance, or a run (also one that it started). */
   | {
       readonly parameter: string;
-      readonly means: 'machine' | 'state' | 'booted';
+      readonly means: 'machine' | 'state' | 'booted' | 'run';
       /** What may be given besides, and of that what has to be. */
       readonly also?: readonly string[];
       readonly must?: readonly string[];
@@ -407,7 +407,13 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
     restorer: { item: 'machineId' },
     summary: 'What ran and what runs, newest first',
   },
-  runShow: { http: 'GET /runs/:id', kind: 'read', needs: 'viewer', summary: 'One run, with its result' },
+  runShow: {
+    http: 'GET /runs/:id',
+    kind: 'read',
+    needs: 'viewer',
+    restorer: { parameter: 'id', means: 'run' },
+    summary: 'One run, with its result',
+  },
   runCancel: {
     http: 'POST /runs/:id/cancel',
     kind: 'change',

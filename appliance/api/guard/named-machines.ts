@@ -6,7 +6,10 @@ import type { Appliance, OperationContext } from '../operations.ts';
 /** Looks as the appliance itself, to find out what a name means; nothing of it is shown to anybody. */
 const LOOKING: Principal = { kind: 'appliance', id: 'guard', name: 'appliance', role: 'viewer', machines: null };
 
-type Looking = Pick<Appliance, 'points' | 'pointShow' | 'booted' | 'machineList' | 'protection'>;
+type Looking = Pick<Appliance, 'points' | 'pointShow' | 'booted' | 'machineList' | 'protection' | 'runShow'>;
+
+/** What a parameter names. */
+export type Means = 'machine' | 'state' | 'booted' | 'run';
 
 /** Which machines the names in calls and results belong to, by asking the appliance in the same way as the call will. */
 export class NamedMachines {
@@ -20,7 +23,7 @@ export class NamedMachines {
    * The ids of all machines that a name could mean: more than one where different parts of the appliance know different
    * machines by it, and then all of them have to be allowed. @throws what looking throws
    */
-  named(means: 'machine' | 'state' | 'booted', name: string): Promise<readonly string[]> {
+  named(means: Means, name: string): Promise<readonly string[]> {
     switch (means) {
       case 'state':
         return this.#ofState(name);
@@ -28,7 +31,15 @@ export class NamedMachines {
         return this.#ofBooted(name);
       case 'machine':
         return this.#ofMachine(name);
+      case 'run':
+        return this.#ofRun(name);
     }
+  }
+
+  /** Whether the principal started the run. @throws RUN_NOT_FOUND */
+  async isRunOf(id: string, principal: Principal): Promise<boolean> {
+    const { startedBy } = await this.#appliance().runShow({ id }, context());
+    return startedBy.kind === principal.kind && startedBy.id === principal.id;
   }
 
   /** Maps a member of a list's items to the machine that it belongs to: itself, or for points the machine of the point. */
@@ -54,6 +65,11 @@ export class NamedMachines {
   async #ofState(point: string): Promise<readonly string[]> {
     const { point: found } = await this.#appliance().pointShow({ point }, context());
     return [found.machine.id];
+  }
+
+  async #ofRun(id: string): Promise<readonly string[]> {
+    const { machineId } = await this.#appliance().runShow({ id }, context());
+    return machineId === null ? [] : [machineId];
   }
 
   /** The machine that it was booted from, whatever it is called now. */

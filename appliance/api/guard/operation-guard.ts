@@ -5,7 +5,7 @@ import { isHypervisorName } from '../../config/hypervisor-record.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
 import type { OperationName } from '../operations.ts';
-import type { NamedMachines } from './named-machines.ts';
+import type { Means, NamedMachines } from './named-machines.ts';
 import { forRestorer } from './restorer-view.ts';
 
 export interface GuardedCall {
@@ -92,14 +92,15 @@ export class OperationGuard {
     if (!('parameter' in restorer)) return;
     const missing = (restorer.must ?? []).find((name) => params[name] === undefined);
     if (missing !== undefined) throw forbidden(call, `a restorer has to give ${missing}`);
-    const machines = await this.#resolve(restorer.means, String(params[restorer.parameter]));
+    const machines = await this.#resolve(restorer.means, String(params[restorer.parameter]), principal);
     const isAllowed = machines.length > 0 && machines.every((machine) => this.#isNamed(principal, machine));
     if (!isAllowed) throw forbidden(call, 'it is none of the machines that were named for it');
   }
 
   /** Whatever a name could mean. What cannot be found is nothing, and so are its errors: they would tell what there is. */
-  async #resolve(means: 'machine' | 'state' | 'booted', name: string): Promise<readonly string[]> {
+  async #resolve(means: Means, name: string, principal: Principal): Promise<readonly string[]> {
     try {
+      if (means === 'run' && (await this.#machines.isRunOf(name, principal))) return principal.machines ?? [];
       return await this.#machines.named(means, name);
     } catch (error) {
       if (error instanceof ApplianceError && !hasCode(error, 'ABORTED', 'INTERNAL')) return [];

@@ -2,7 +2,7 @@
 import type { Access } from '../../access/access.ts';
 import type { TokenEntry } from '../../access/api-tokens.ts';
 import type { Principal } from '../../access/principal.ts';
-import type { UserEntry } from '../../access/users.ts';
+import type { UserEntry, Users } from '../../access/users.ts';
 import type { AccessOperations } from '../../api/access-operations.ts';
 import type { Nothing, OperationContext } from '../../api/operations.ts';
 import type {
@@ -169,18 +169,18 @@ export class AccessAppliance implements AccessOperations {
   async accessSettingsUpdate(params: AccessSettingsUpdateParams): Promise<AccessSettingsReport> {
     const { settings, users } = this.#access;
     const next = changedSettings(settings.current, params);
-    return settingsReport(await settings.change(next, users.admins().length));
+    return settingsReport(await settings.change(next, approversAmong(users)));
   }
 
   async signOnSet(params: SignOnSetParams): Promise<AccessSettingsReport> {
     const { settings, users, box } = this.#access;
     const singleSignOn = withSignOn(settings.current.singleSignOn, params, box);
-    return settingsReport(await settings.change({ singleSignOn }, users.admins().length));
+    return settingsReport(await settings.change({ singleSignOn }, approversAmong(users)));
   }
 
   async signOnRemove(): Promise<AccessSettingsReport> {
     const { settings, users } = this.#access;
-    return settingsReport(await settings.change({ singleSignOn: null }, users.admins().length));
+    return settingsReport(await settings.change({ singleSignOn: null }, approversAmong(users)));
   }
 
   async setupLink(_params: Nothing, { principal }: OperationContext): Promise<InvitationReport> {
@@ -223,6 +223,11 @@ export class AccessAppliance implements AccessOperations {
 function ownerOf({ kind, id, role, madeBy }: Principal): string | null {
   if (role === 'admin') return null;
   return kind === 'user' ? id : (madeBy ?? 'nobody');
+}
+
+/** Administrators who can log in: one who has not chosen a password yet could not agree to anything. */
+function approversAmong(users: Users): number {
+  return users.admins().filter(({ value }) => value.passwordHash !== null || value.identity !== null).length;
 }
 
 /** A time, or how long from now. @throws BAD_ARGUMENT */

@@ -46,10 +46,16 @@ function rig(options: { readonly approvals?: boolean; readonly behaviour?: FakeB
       if (point !== OTHER_POINT && !point.startsWith('db@')) throw new ApplianceError('POINT_NOT_FOUND', 'no');
       return { ...shown, point: { ...shown.point, machine: { id: OTHER, name: 'db' } } } as typeof shown;
     },
+    runShow: async ({ id }) => {
+      if (id !== 'own' && id !== 'started' && id !== 'other') throw new ApplianceError('RUN_NOT_FOUND', 'no');
+      const machineId = { own: OWN, started: null, other: OTHER }[id];
+      const startedBy = { kind: 'user' as const, id: id === 'started' ? 'u1' : 'u2', name: 'somebody' };
+      return { machineId, startedBy, result: { connect: 'qemu:///system', at: '/var/x' } } as never;
+    },
     ...options.behaviour,
   };
   const fake = new FakeAppliance(behaviour);
-  const host = fake.asAppliance();
+  const host = { ...fake.asAppliance(), ...(behaviour.runShow === undefined ? {} : { runShow: behaviour.runShow }) };
   const requests: unknown[] = [];
   const approvals: ApprovalGate = {
     isRequired: options.approvals ?? false,
@@ -81,7 +87,7 @@ function call(appliance: Appliance, name: OperationName, params: object, by: Pri
 function ownParams(name: OperationName): Record<string, unknown> {
   const { restorer } = OPERATION_ROUTES[name];
   if (restorer === undefined || !('parameter' in restorer)) return {};
-  const value = { machine: 'web', state: FAKE_POINT_ID, booted: 'web-drill' }[restorer.means];
+  const value = { machine: 'web', state: FAKE_POINT_ID, booted: 'web-drill', run: 'own' }[restorer.means];
   return { [restorer.parameter]: value, ...Object.fromEntries((restorer.must ?? []).map((must) => [must, 'new'])) };
 }
 
@@ -97,7 +103,7 @@ async function isPassed(appliance: Appliance, name: OperationName, params: objec
 }
 
 function isLetThrough(name: OperationName, params: object, by: Principal): Promise<boolean> {
-  const behaviour = { runShow: async () => ({}) as never, runCancel: async () => ({}) as never };
+  const behaviour = { runCancel: async () => ({}) as never };
   return isPassed(rig({ behaviour }).appliance, name, params, by);
 }
 
@@ -132,6 +138,7 @@ test('a restorer is refused every machine but its own, by whatever name, and one
     machine: ['db', OTHER, OTHER.toUpperCase(), 'nobody', '', '../web', 'db-drill'],
     state: [OTHER_POINT, 'db@latest', 'nobody@latest', 'ffff', ''],
     booted: ['db-drill', 'other', 'nobody', 'db', ''],
+    run: ['other', 'nobody', ''],
   } as const;
   const messages = new Set<string>();
   for (const name of NAMES) {
@@ -209,6 +216,15 @@ test('lists have only the machines of a restorer, and nothing tells where anythi
   }
 });
 
+test('a restorer follows the runs of its machines, and those it started, without their places', async () => {
+  const { appliance } = rig();
+  for (const id of ['own', 'started']) {
+    const shown = JSON.stringify(await call(appliance, 'runShow', { id }, principal('restorer')));
+    assert.equal(/qemu|var/.test(shown), false);
+  }
+  await rejectsWith(call(appliance, 'runShow', { id: 'other' }, principal('restorer')), 'FORBIDDEN');
+});
+
 test('a hypervisor that is away takes nothing from a restorer', async () => {
   const { appliance } = rig({
     behaviour: {
@@ -224,7 +240,7 @@ test('with approvals, destructive acts and changes of who may do what wait, and 
     const route = OPERATION_ROUTES[name];
     const { appliance, fake, requests } = rig({
       approvals: true,
-      behaviour: { runShow: async () => ({}) as never, runCancel: async () => ({}) as never },
+      behaviour: { runCancel: async () => ({}) as never },
     });
     const always = route.destroys === true || route.secondPerson === true;
     for (const by of [
