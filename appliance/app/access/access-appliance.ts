@@ -53,7 +53,7 @@ export class AccessAppliance implements AccessOperations {
   async whoami(_params: Nothing, { principal }: OperationContext): Promise<WhoAmIReport> {
     const { kind, id, name, role, machines } = principal;
     const user = kind === 'user' ? this.#access.users.records.find(id) : undefined;
-    return { kind, id, name, role, machines, hasSecondFactor: user?.value.totp != null };
+    return { kind, id, name, role, machines, hasSecondFactor: (user?.value.totp ?? null) !== null };
   }
 
   async passwordChange(params: PasswordChangeParams, { principal }: OperationContext): Promise<UserSummary> {

@@ -39,7 +39,8 @@ function rig(options: { readonly approvals?: boolean; readonly behaviour?: FakeB
       { ...fakeResults.booted, name: 'web-drill', point: own.id },
       { ...fakeResults.booted, name: 'db-drill', point: OTHER_POINT, machineId: 'other' },
     ],
-    pointShow: async ({ point = own.id }) => {
+    pointShow: async ({ point: named }: { readonly point?: string }) => {
+      const point = named ?? own.id;
       if (point === own.id || point.startsWith('web@')) {
         return { ...shown, point: { ...shown.point, id: own.id, machine: { id: OWN, name: 'web' } } } as typeof shown;
       }
