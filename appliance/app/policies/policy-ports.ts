@@ -69,7 +69,7 @@ export function policyPorts(parts: PolicyPortsParts): EnginePorts & { readonly d
       const params = { target: id, connect: host, ...sessionWishes(policy) };
       await performRun(runs, { operation: 'protect', params, ...by(policy, id), ...watch });
     },
-    unprotect: async ({ id }, owner) => {
+    unprotect: async ({ id }, owner, signal) => {
       const principal: Principal = {
         kind: 'policy',
         id: owner,
@@ -77,7 +77,6 @@ export function policyPorts(parts: PolicyPortsParts): EnginePorts & { readonly d
         role: 'admin',
         machines: null,
       };
-      const { signal } = new AbortController();
       await performRun(runs, { operation: 'unprotect', params: { name: id }, principal, machineId: id, signal });
     },
     retain: (machine, policy, signal) => retain(parts, { machine, policy }, signal),

@@ -39,7 +39,7 @@ export interface EnginePorts {
   backup(machine: SelectableMachine, policy: Policy, watch: RunWatch): Promise<number>;
   protect(machine: SelectableMachine, policy: Policy, watch: RunWatch): Promise<void>;
   /** Ends protection that the policy of this name began. */
-  unprotect(machine: SelectableMachine, policy: string): Promise<void>;
+  unprotect(machine: SelectableMachine, policy: string, signal: AbortSignal): Promise<void>;
   /** Deletes what the policy's rule lets go. */
   retain(machine: SelectableMachine, policy: Policy, signal: AbortSignal): Promise<void>;
   /** Why nothing may be deleted by a rule now; null when it may. */
@@ -393,7 +393,7 @@ export class PolicyEngine {
 
   async #unprotect({ machine }: MachineState, owner: string): Promise<void> {
     try {
-      await this.#ports.unprotect(machine, owner);
+      await this.#ports.unprotect(machine, owner, this.#closing.signal);
       this.#ports.onNotice(`${machine.name} is not protected continuously any more: policy ${owner} does not want it`);
     } catch (error) {
       this.#ports.onNotice(`protection of ${machine.name} could not be ended: ${asApplianceError(error).message}`);

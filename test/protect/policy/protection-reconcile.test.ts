@@ -144,6 +144,15 @@ test('of a hypervisor that is gone nothing is ended, also when its policy is', a
   assert.deepEqual(await world.go(6), ['unprotect a core']);
 });
 
+test('a service that ends has failed nobody', async () => {
+  const world = new World();
+  world.put('a');
+  world.refusal = new ApplianceError('INTERRUPTED', 'the service stops');
+  world.set(continuous('core'));
+  await world.go();
+  assert.equal(world.engine.state('id-a')?.failure, null);
+});
+
 test('protection that cannot be begun is tried again, ever more seldom', async () => {
   const world = new World();
   world.put('a');
