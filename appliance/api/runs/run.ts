@@ -13,7 +13,7 @@ const PROGRESS_INTERVAL_MS = 100;
 /** Notices that a run keeps: the first ones, and as many of the newest. */
 const MAX_FIRST_NOTICES = 100;
 const MAX_NEWEST_NOTICES = 100;
-const MAX_NOTICE_CHARACTERS = 4_000;
+const MAX_NOTICE_CHARACTERS = 1_000;
 
 /** What somebody who follows a run is told. `number` counts the notices of the run from 1. */
 export type RunMessage =
