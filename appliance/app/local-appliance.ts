@@ -112,7 +112,11 @@ export class LocalAppliance implements LocalOperations {
     this.#options = options;
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);
-    this.#upkeep = new Upkeep(foundation, options.onNotice, () => this.runService);
+    const onUpkeep = (notice: string): void => {
+      options.onNotice(notice);
+      this.eventHub.publish('repository', { notice });
+    };
+    this.#upkeep = new Upkeep(foundation, onUpkeep, () => this.runService);
     const parts = serviceParts(options.whole, {
       records: runRecords(async () => (await this.#open()).catalog),
       onNotice: options.onNotice,
