@@ -2,7 +2,6 @@
 import { type Logger, pino, stdTimeFunctions } from 'pino';
 import type { ApplianceHost } from '../api/appliance-host.ts';
 import { connectAppliance } from '../api/connect-appliance.ts';
-import type { NetworkAccess } from '../api/server/api-context.ts';
 import { ApiServer } from '../api/server/api-server.ts';
 import { SETUP_PATH } from '../api/server/login/setup-page.ts';
 import { EXIT_CODES } from '../core/error-codes.ts';

@@ -131,10 +131,10 @@ test('what a second person approved is done once, in the name of the one who ask
   const { approval, result } = await appliance.approvalApprove({ id }, as(bob));
   assert.deepEqual([approval.state, approval.approvedBy.map(({ name }) => name)], ['done', ['bob']]);
   assert.notEqual(result, null);
-  const done = fake.calls.filter(({ name }) => name === 'delete');
-  assert.equal(done.length, 1);
-  assert.notEqual((done[0]?.params as { point: string }).point, 'web@latest');
-  assert.deepEqual(done[0]?.context.principal, { ...ann, approvedBy: ['bob'] });
+  const [done, ...more] = fake.calls.filter(({ name }) => name === 'delete');
+  assert.ok(done !== undefined && more.length === 0);
+  assert.notEqual((done.params as { point: string }).point, 'web@latest');
+  assert.deepEqual(done.context.principal, { ...ann, approvedBy: ['bob'] });
   await rejectsWith(appliance.approvalApprove({ id }, as(bob)), 'CONFLICT');
 });
 

@@ -66,6 +66,11 @@ export function addUser(program: Command, cli: CliRun): void {
         .option('--enable', 'let the user log in again'),
     action: set,
   });
+  addUserRemoval(user, cli);
+  addUserRescue(user, cli);
+}
+
+function addUserRemoval(user: Command, cli: CliRun): void {
   defineCommand<{ readonly yes?: boolean }>(user, cli, {
     usage: 'remove <name>',
     summary: 'delete a user, with sessions and tokens',
@@ -74,6 +79,10 @@ export function addUser(program: Command, cli: CliRun): void {
     options: (command) => command.option('--yes', 'do not ask'),
     action: remove,
   });
+}
+
+/** For who forgot a password or lost a second factor. */
+function addUserRescue(user: Command, cli: CliRun): void {
   defineCommand(user, cli, {
     usage: 'invite <name>',
     summary: 'print a link with which a user chooses a password',

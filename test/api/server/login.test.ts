@@ -37,7 +37,7 @@ interface Rig {
   readonly events: AuditEvent[];
   readonly fake: FakeAppliance;
   /** A request of a program, or of a page when `page` says so. */
-  send(method: 'GET' | 'POST' | 'DELETE', url: string, options?: SendOptions): Promise<Answer>;
+  readonly send: (method: 'GET' | 'POST' | 'DELETE', url: string, options?: SendOptions) => Promise<Answer>;
 }
 
 interface SendOptions {
