@@ -3,6 +3,7 @@ import type { KeyObject } from 'node:crypto';
 import { join } from 'node:path';
 import type { Clock } from '../core/clock.ts';
 import { syncDirectory } from '../core/durable-file.ts';
+import { hasCode } from '../core/errors.ts';
 import { type FileSystem, type OpenFile, realFileSystem, storageError } from '../core/file-system.ts';
 import { type AuditAnchor, signAnchor } from './anchor.ts';
 import { type AuditEntry, type AuditEvent, encodeEntry, fitting, GENESIS_HASH, hashEntry } from './entry.ts';
@@ -80,7 +81,7 @@ export class AuditLog implements AsyncDisposable {
     if (options.onEntry !== undefined) this.#listeners.add(options.onEntry);
   }
 
-  /** For the process that holds the state directory. @throws ApplianceError AUDIT_DAMAGED, CONFIG_FORMAT, NO_SPACE, IO_FAILED */
+  /** For the process that holds the state directory. @throws ApplianceError CONFIG_FORMAT, NO_SPACE, IO_FAILED */
   static async open(options: AuditLogOptions): Promise<AuditLog> {
     const log = new AuditLog(options);
     await log.files.prepare();
@@ -206,8 +207,9 @@ export class AuditLog implements AsyncDisposable {
     await this.#closeSegment();
     const number = (await this.files.numbers()).at(-1);
     if (number === undefined) return;
-    const bytes = await this.files.read(number);
-    const content = decodeSegment(bytes, this.files.path(number));
+    const found = await this.#readSegment(number);
+    if (found === undefined) return this.#passOver(number);
+    const { bytes, content } = found;
     if (content === undefined) {
       // Created, and not even its first line written: nothing was ever recorded in it.
       await this.files.remove(number);
@@ -218,6 +220,31 @@ export class AuditLog implements AsyncDisposable {
     const { bad } = content;
     if (bad === undefined) return this.#reopen(number, bytes.length);
     await this.#repair({ number, bytes, content });
+  }
+
+  /** Undefined for a segment that cannot be made out at all. */
+  async #readSegment(
+    number: number,
+  ): Promise<{ readonly bytes: Buffer; readonly content: SegmentContent | undefined } | undefined> {
+    try {
+      const bytes = await this.files.read(number);
+      return { bytes, content: decodeSegment(bytes, this.files.path(number)) };
+    } catch (error) {
+      if (hasCode(error, 'AUDIT_DAMAGED')) return undefined;
+      throw error;
+    }
+  }
+
+  /** Goes on behind a segment that cannot be made out, from what is before it: protection does not end with a damaged log. */
+  async #passOver(number: number): Promise<void> {
+    for (const earlier of (await this.files.numbers()).filter((one) => one < number).reverse()) {
+      const content = (await this.#readSegment(earlier))?.content;
+      if (content === undefined) continue;
+      this.#head = { sequence: content.header.sequence + content.entries.length - 1, hash: content.hash };
+      break;
+    }
+    this.#segment = await this.#createSegment(number + 1);
+    await this.#append([logEvent('audit-damaged', { segment: number, sequence: this.#head.sequence + 1 })]);
   }
 
   /** A broken end: cut when it is what a write left that a crash interrupted; otherwise left as it is, for `verify` to name. */

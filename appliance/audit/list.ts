@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import { hasCode } from '../core/errors.ts';
 import type { AuditLog } from './audit-log.ts';
 import type { AuditEntry, AuditWho } from './entry.ts';
-import { decodeSegment } from './segment.ts';
+import { decodeSegment, type SegmentContent } from './segment.ts';
 
 export interface AuditFilter {
   /** Milliseconds since the Unix epoch. */
@@ -34,13 +35,13 @@ export interface AuditAct {
   readonly endedAt: string | null;
 }
 
-/** What was recorded, newest first; a damaged segment is listed up to its damage. @throws ApplianceError AUDIT_DAMAGED, IO_FAILED */
+/** What was recorded, newest first; a damaged segment is listed up to its damage: `verifyAudit` names it. @throws ApplianceError IO_FAILED */
 export async function listAudit(log: AuditLog, filter: AuditFilter): Promise<readonly AuditAct[]> {
   const acts: AuditAct[] = [];
   const ends = new Map<number, AuditEntry>();
   const numbers = await log.files.numbers();
   for (const number of [...numbers].reverse()) {
-    const content = decodeSegment(await log.files.read(number), `segment ${number}`);
+    const content = await readSegment(log, number);
     if (content === undefined) continue;
     for (const { entry } of [...content.entries].reverse()) {
       if (entry.phase === 'ended' && entry.start !== undefined) ends.set(entry.start, entry);
@@ -59,6 +60,15 @@ export async function listAudit(log: AuditLog, filter: AuditFilter): Promise<rea
 }
 
 const MS_OF_DAY = 86_400_000;
+
+async function readSegment(log: AuditLog, number: number): Promise<SegmentContent | undefined> {
+  try {
+    return decodeSegment(await log.files.read(number), `segment ${number}`);
+  } catch (error) {
+    if (hasCode(error, 'AUDIT_DAMAGED')) return undefined;
+    throw error;
+  }
+}
 
 function actOf(entry: AuditEntry, end: AuditEntry | undefined): AuditAct {
   const { sequence, at, action, who, from, requestId, target, params } = entry;

@@ -229,7 +229,7 @@ test('secrets and endless texts are not recorded', () => {
   assert.deepEqual(Object.keys(withoutSecrets({ list: Array.from({ length: 5000 }, () => 'abc') })), ['omittedBytes']);
 });
 
-test('a segment of another version is refused, and a missing first line is damage', async (t) => {
+test('a segment of another version is refused; behind one that cannot be made out the log goes on', async (t) => {
   const state = await t.tempDir();
   await using log = await open({ stateDirectory: state });
   await log.record(event('backup'));
@@ -238,7 +238,13 @@ test('a segment of another version is refused, and a missing first line is damag
   await writeFile(path, good.replace('"version":1', '"version":2'));
   await rejectsWith(open({ stateDirectory: state }), 'CONFIG_FORMAT');
   await writeFile(path, `x${good}`);
-  await rejectsWith(open({ stateDirectory: state }), 'AUDIT_DAMAGED');
+  await using behind = await open({ stateDirectory: state });
+  await behind.record(event('delete'));
+  assert.match((await verifyAudit(behind, [])).bad?.reason ?? '', /first line/);
+  assert.deepEqual(
+    (await listAudit(behind, { limit: 20 })).map(({ action }) => action),
+    ['delete', 'audit-damaged'],
+  );
 });
 
 function open(options: Partial<AuditLogOptions> & { readonly stateDirectory: string }): Promise<AuditLog> {
