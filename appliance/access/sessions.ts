@@ -144,8 +144,9 @@ export class Sessions {
       user !== undefined &&
       !user.isDisabled &&
       user.sessionEpoch === value.epoch &&
-      nowMs - this.#seenAt({ id, value }) < idleMs &&
-      nowMs - value.createdAtMs < absoluteMs
+      // Also of one from a time to come: a clock that was ahead, and is set right, does not lengthen it.
+      Math.abs(nowMs - this.#seenAt({ id, value })) < idleMs &&
+      Math.abs(nowMs - value.createdAtMs) < absoluteMs
     );
   }
 

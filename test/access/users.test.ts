@@ -218,3 +218,15 @@ test('an invited user chooses a password', async (t) => {
   assert.equal((await access.login.check({ name: 'bob', password: TEST_PASSWORD }, HERE)).id, bob.id);
   await rejectsWith(access.invitations.accept(secret, { password: 'something else' }), 'LOGIN_FAILED');
 });
+
+test('a clock that leaps ahead, or was ahead and is set right, ends sessions, and lengthens none', async (t) => {
+  for (const leapMs of [40, -40].map((days) => days * 24 * 3_600_000)) {
+    const { access, clock } = await accessRig(t);
+    await userOf(access, 'ann', 'admin');
+    const secret = await access.sessions.begin(access.users.get('ann'), { address: '::1', agent: 'x' });
+    clock.timeMs += 1_000;
+    assert.equal((await access.sessions.userOf(secret))?.value.name, 'ann');
+    clock.timeMs += leapMs;
+    assert.equal(await access.sessions.userOf(secret), undefined);
+  }
+});
