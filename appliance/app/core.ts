@@ -13,6 +13,7 @@ import { ConnectionCache } from '../hypervisor/libvirt/connection-cache.ts';
 import { NbdServer } from '../nbd/server/nbd-server.ts';
 import { ContinuousService } from '../protect/continuous/continuous-service.ts';
 import { DEFAULT_SESSION_SETTINGS } from '../protect/continuous/session-settings.ts';
+import type { StateChange } from '../protect/continuous/session-state.ts';
 import { ProtectService } from '../protect/protect-service.ts';
 import { RecoverService } from '../recover/recover-service.ts';
 import type { StandbyService } from '../recover/standby/standby-service.ts';
@@ -46,6 +47,8 @@ export interface Foundation {
   readonly onFailure?: ((error: ApplianceError) => void) | undefined;
   /** Told of each recovery point that continuous protection makes by itself. */
   readonly onPoint?: ((point: RecoveryPoint) => void) | undefined;
+  /** Told of each state that continuous protection of a machine goes into. */
+  readonly onState?: ((machineId: MachineId, change: StateChange) => void) | undefined;
 }
 
 /** An open catalog and repository that agree. */
@@ -123,6 +126,7 @@ export async function startCore(
       settings: DEFAULT_SESSION_SETTINGS,
       onNotice,
       onPoint: (point) => followPoint(foundation, spares, point),
+      onState: (machineId, change) => foundation.onState?.(machineId, change),
     }),
   );
   const recover = scope.use(

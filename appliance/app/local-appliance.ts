@@ -33,7 +33,9 @@ import type { BookmarkParams, BookmarkReport } from '../api/schemas/journal.ts';
 import type { RebuildReport, StatusReport } from '../api/schemas/repository.ts';
 import type { Catalog } from '../catalog/catalog.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
+import type { MachineId } from '../core/ids.ts';
 import { hostUptime } from '../core/uptime.ts';
+import type { StateChange } from '../protect/continuous/session-state.ts';
 import { parseSelector } from '../protect/selector.ts';
 import type { RecoveryPoint } from '../repository/manifest.ts';
 import type { RecoverableState } from '../volume/recoverable-state.ts';
@@ -108,7 +110,9 @@ export class LocalAppliance implements LocalOperations {
   constructor(foundation: Foundation, options: LocalOptions, onClose: () => Promise<void>) {
     const onPoint = (point: RecoveryPoint): void =>
       this.eventHub.publish('points', { point: point.id }, point.machine.id);
-    this.#foundation = { ...foundation, onPoint };
+    const onState = (machineId: MachineId, { state, mode, reason }: StateChange): void =>
+      this.eventHub.publish('protection', { state, mode, reason }, machineId);
+    this.#foundation = { ...foundation, onPoint, onState };
     this.#options = options;
     this.#onClose = onClose;
     this.#reserve = new SpaceReserve(foundation.state.path);

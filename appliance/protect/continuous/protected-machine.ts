@@ -43,6 +43,8 @@ export interface ContinuousParts {
   readonly uptime?: () => HostUptime;
   /** Hears of each point that a session makes. */
   readonly onPoint?: (point: RecoveryPoint) => void;
+  /** Hears of each state that the protection of a machine goes into. */
+  readonly onState?: (machineId: MachineId, change: StateChange) => void;
 }
 
 const REOPEN_MS = 2_000;
@@ -286,8 +288,10 @@ export class ProtectedMachine {
     await closing;
   }
 
-  #changed({ state, mode, reason }: StateChange, journal: Journal): void {
+  #changed(change: StateChange, journal: Journal): void {
+    const { state, mode, reason } = change;
     this.#parts.onNotice(`${this.#record.name}: ${state} (${mode}): ${reason}`);
+    this.#parts.onState?.(this.#record.machineId, change);
     if (journal.failedWith === undefined || this.#isClosed) return;
     // A log that failed stays failed; only opening it again tells what is on the disk.
     this.#reopenLater();

@@ -26,12 +26,19 @@ const POLL_MS = 20;
 export class ContinuousRig implements AsyncDisposable {
   readonly fixture: FixtureRepository;
   readonly continuous: ContinuousService;
-  readonly notices: string[] = [];
+  readonly notices: readonly string[];
+  /** What listeners were told of machines, in order: `id: state (mode)`. */
+  readonly states: readonly string[];
   readonly #resources: AsyncDisposableStack;
 
-  private constructor(fixture: FixtureRepository, continuous: ContinuousService, resources: AsyncDisposableStack) {
-    this.fixture = fixture;
-    this.continuous = continuous;
+  private constructor(
+    parts: Pick<ContinuousRig, 'fixture' | 'continuous' | 'notices' | 'states'>,
+    resources: AsyncDisposableStack,
+  ) {
+    this.fixture = parts.fixture;
+    this.continuous = parts.continuous;
+    this.notices = parts.notices;
+    this.states = parts.states;
     this.#resources = resources;
   }
 
@@ -53,6 +60,7 @@ export class ContinuousRig implements AsyncDisposable {
     const own = { repository, catalog, clock, runtimeDirectory, scratchDirectory, connect };
     const protect = new ProtectService(own);
     const notices: string[] = [];
+    const states: string[] = [];
     const continuous = resources.use(
       await ContinuousService.open({
         ...own,
@@ -60,11 +68,10 @@ export class ContinuousRig implements AsyncDisposable {
         stateDirectory: directory,
         settings: { ...DEFAULT_SESSION_SETTINGS, retryMs: 100, ...settings },
         onNotice: (sentence) => notices.push(sentence),
+        onState: (machineId, { state, mode }) => states.push(`${machineId}: ${state} (${mode})`),
       }),
     );
-    const rig = t.use(new ContinuousRig(fixture, continuous, resources));
-    rig.notices.push(...notices);
-    return rig;
+    return t.use(new ContinuousRig({ fixture, continuous, notices, states }, resources));
   }
 
   async status(name: string): Promise<ProtectionStatus & { readonly journal: Journal }> {

@@ -292,6 +292,9 @@ test('a journal that is too slow is left for intervals, and tried again by itsel
     session?.history.some(({ reason }) => /writes took longer than 0 ms/.test(reason)),
     JSON.stringify(session?.history),
   );
+  for (const told of ['protected (writes)', 'behind (interval)', 'protected (interval)']) {
+    assert.ok(rig.states.includes(`${domain.uuid}: ${told}`), JSON.stringify(rig.states));
+  }
   assert.equal((await rig.contentAt(domain, 'vda', 'newest'))[0], 0x66);
   await domain.destroy();
 });
