@@ -2,7 +2,7 @@
 import type { Principal } from '../access/principal.ts';
 import type { AuditEvent, AuditWho } from '../audit/entry.ts';
 import { ApplianceError, hasCode } from '../core/errors.ts';
-import { isOperationName, OPERATION_ROUTES, withoutSecrets } from './operation-routes.ts';
+import { isOperationName, neededRole, OPERATION_ROUTES, withoutSecrets } from './operation-routes.ts';
 import type { Appliance, OperationContext, OperationName } from './operations.ts';
 
 /** Where entries go; an `AuditLog` is one. */
@@ -20,8 +20,9 @@ type Perform = (params: unknown, context: OperationContext) => Promise<unknown>;
 
 /**
  * The same appliance, with each change and run recorded: before it begins, and when it has ended. Reads are recorded when they
- * were denied. What cannot be recorded is not done, except for what frees space on a full disk; the result of something that was
- * done is given even when its end cannot be recorded: the log then shows it as unfinished.
+ * were denied. What an administrator is needed for is not done when it cannot be recorded, except for what frees space on a full
+ * disk. What an operator may do goes on, and says so: nobody waits for a machine because the log has no room. The result of something
+ * that was done is given even when its end cannot be recorded: the log then shows it as unfinished.
  */
 export function auditedAppliance<A extends Appliance>(appliance: A, recorder: AuditRecorder): A {
   const audited = new Map<string, Perform>();
@@ -79,7 +80,7 @@ function auditedRead(name: OperationName, perform: Perform, recorder: AuditRecor
   };
 }
 
-/** The sequence of the start; undefined for what frees space where there is none for the entry. */
+/** The sequence of the start; undefined for what goes on without its entry. */
 async function recordStart(
   event: AuditEvent,
   recorder: AuditRecorder,
@@ -88,10 +89,16 @@ async function recordStart(
   try {
     return (await recorder.record(event)).sequence;
   } catch (error) {
-    if (!hasCode(error, 'NO_SPACE') || !FREES_SPACE.has(event.action as OperationName)) throw error;
+    if (!goesUnrecorded(event, error)) throw error;
     context.onNotice(`${event.action} is not in the audit log: ${error.message}`);
     return undefined;
   }
+}
+
+function goesUnrecorded({ action, params }: AuditEvent, error: unknown): error is ApplianceError {
+  if (!hasCode(error, 'NO_SPACE', 'IO_FAILED') || !isOperationName(action)) return false;
+  if (hasCode(error, 'NO_SPACE') && FREES_SPACE.has(action)) return true;
+  return neededRole(OPERATION_ROUTES[action], params) !== 'admin';
 }
 
 /** What is recorded of an error: its code, and whether somebody was kept from doing something. */

@@ -424,6 +424,17 @@ export const OPERATION_ROUTES: { readonly [Name in OperationName]: OperationRout
   ...ACCESS_ROUTES,
 };
 
+/** The least role for these parameters. */
+export function neededRole(route: OperationRoute, params: Readonly<Record<string, unknown>>): Role {
+  return destroys(route, params) ? 'admin' : route.needs;
+}
+
+/** Whether it takes something away with these parameters. */
+export function destroys({ destroys: what }: OperationRoute, params: Readonly<Record<string, unknown>>): boolean {
+  if (what === undefined) return false;
+  return what === true || what.some((name) => params[name] !== undefined && params[name] !== false);
+}
+
 export function isOperationName(name: string): name is OperationName {
   return Object.hasOwn(OPERATION_ROUTES, name);
 }

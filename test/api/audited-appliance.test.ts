@@ -48,14 +48,24 @@ test('what fails is recorded with its code, and who was kept from something as d
   );
 });
 
-test('what cannot be recorded is not done, except for what frees space', async () => {
-  const { appliance, fake, context, notices } = rig({}, () => new ApplianceError('NO_SPACE', 'the disk is full'));
-  await rejectsWith(appliance.backup({ target: 'web' }, context), 'NO_SPACE');
-  assert.deepEqual(fake.calls, []);
-  assert.equal(await appliance.delete({ point: 'x' }, context), fakeResults.delete);
-  assert.equal(notices.length, 1);
+test('without a record nothing is done that an administrator is needed for, except for what frees space', async () => {
+  const full = rig({}, () => new ApplianceError('NO_SPACE', 'the disk is full'));
+  await rejectsWith(full.appliance.lock({ point: 'x', until: '2030-01-01' }, full.context), 'NO_SPACE');
+  await rejectsWith(full.appliance.restore({ point: 'x', inPlace: true }, full.context), 'NO_SPACE');
+  assert.deepEqual(full.fake.calls, []);
+  assert.equal(await full.appliance.delete({ point: 'x' }, full.context), fakeResults.delete);
+  assert.deepEqual(full.notices, ['delete is not in the audit log: the disk is full']);
   const broken = rig({}, () => new ApplianceError('IO_FAILED', 'broken'));
   await rejectsWith(broken.appliance.delete({ point: 'x' }, broken.context), 'IO_FAILED');
+});
+
+test('a machine is brought back although the log has no room, or is broken', async () => {
+  for (const code of ['NO_SPACE', 'IO_FAILED'] as const) {
+    const { appliance, context, notices } = rig({}, () => new ApplianceError(code, 'no'));
+    assert.equal(await appliance.restore({ point: 'x', to: '/x' }, context), fakeResults.restore);
+    assert.equal(await appliance.boot({ point: 'x' }, context), fakeResults.boot);
+    assert.deepEqual(notices, ['restore is not in the audit log: no', 'boot is not in the audit log: no']);
+  }
 });
 
 test('the result of what was done is given although its end cannot be recorded', async () => {

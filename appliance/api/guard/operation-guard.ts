@@ -3,7 +3,7 @@ import type { ApprovalEntry, ApprovalRequest } from '../../access/approvals.ts';
 import { isAtLeast, type Principal, type Role } from '../../access/principal.ts';
 import { isHypervisorName } from '../../config/hypervisor-record.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
-import { OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
+import { destroys, neededRole, OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
 import type { OperationName } from '../operations.ts';
 import type { Means, NamedMachines } from './named-machines.ts';
 import { forRestorer } from './restorer-view.ts';
@@ -128,16 +128,6 @@ export class OperationGuard {
 /** A URI can name a program that is run here, and a host that nobody agreed to: only administrators say one. */
 function namesUri({ connect, on }: GuardedCall['params']): boolean {
   return [connect, on].some((value) => typeof value === 'string' && !isHypervisorName(value));
-}
-
-/** The least role for these parameters. */
-export function neededRole(route: OperationRoute, params: GuardedCall['params']): Role {
-  return destroys(route, params) ? 'admin' : route.needs;
-}
-
-export function destroys({ destroys: what }: OperationRoute, params: GuardedCall['params']): boolean {
-  if (what === undefined) return false;
-  return what === true || what.some((name) => params[name] !== undefined && params[name] !== false);
 }
 
 /** The appliance itself acts as its policies say, which two people agreed to; what was approved is not asked for again. */
