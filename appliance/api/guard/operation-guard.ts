@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { ApprovalEntry, ApprovalRequest } from '../../access/approvals.ts';
-import { isAtLeast, type Principal, type Role } from '../../access/principal.ts';
+import { isAtLeast, type Principal } from '../../access/principal.ts';
 import { isHypervisorName } from '../../config/hypervisor-record.ts';
 import { ApplianceError, hasCode } from '../../core/errors.ts';
 import { destroys, neededRole, OPERATION_ROUTES, type OperationRoute } from '../operation-routes.ts';
