@@ -21,9 +21,12 @@ const MISS_COST = 2;
 const HELD_UP_MS = 2;
 /** So many requests are not watched for after that; twice as many each time that it happens again soon, up to a limit. */
 const FIRST_REST = 64;
-const MAX_REST = 32_768;
-/** The rest is half as long again after so many times as many requests without. */
-const CALM_RESTS = 4;
+const MAX_REST = 4_096;
+/**
+ * The next rest is half as long after so many requests that were watched for without. A host that is held up once in two hundred requests
+ * thus goes on with short rests, which its median needs; one that is held up in each twentieth rests nearly always.
+ */
+const CALM_REQUESTS = 64;
 
 /**
  * Keeps the event loop from sleeping for a moment after an answer, while requests follow one another closely: a guest that writes
@@ -49,7 +52,7 @@ export class ArrivalWatch {
   #resting = 0;
   /** How long the next rest is. */
   #rest = FIRST_REST;
-  /** Requests since the last hold-up. */
+  /** Requests since the last hold-up or change of the rest, those of rests left out. */
   #calm = 0;
 
   constructor(options: WatchOptions) {
@@ -107,7 +110,7 @@ export class ArrivalWatch {
   /** Calm shortens the next rest. */
   #grow(): void {
     this.#calm += 1;
-    if (this.#calm < this.#rest * CALM_RESTS) return;
+    if (this.#calm < CALM_REQUESTS) return;
     this.#calm = 0;
     this.#rest = Math.max(FIRST_REST, this.#rest / 2);
   }

@@ -145,8 +145,9 @@ export class PolicyEngine {
     await this.settled();
   }
 
-  /** The plan of now, without doing it. */
+  /** The plan of now, by the policies that there are now, without doing it. */
   plan(now: Moment = this.#ports.moment()): RunPlan {
+    this.#takePolicies();
     return planRuns(this.planInput(now));
   }
 
