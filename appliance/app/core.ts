@@ -125,8 +125,7 @@ export async function startCore(
       connect: (uri, machineId) => connections.get(uri, machineId === undefined ? 0 : laneOf(machineId)),
       settings: DEFAULT_SESSION_SETTINGS,
       onNotice,
-      onPoint: (point) => followPoint(foundation, spares, point),
-      onState: (machineId, change) => foundation.onState?.(machineId, change),
+      ...listeners(foundation, spares),
     }),
   );
   const recover = scope.use(
@@ -166,10 +165,21 @@ function journalsOf(recover: RecoverService, continuous: ContinuousService): Cor
   return async (id) => (await recover.histories.journalOf(id)) ?? (await continuous.journalOf(id));
 }
 
-/** Whoever listens learns of a point, and the spare of its machine takes it. */
-function followPoint({ onPoint }: Foundation, spares: SpareFollower, point: RecoveryPoint): void {
-  onPoint?.(point);
-  spares.follow(point);
+/** Whoever listens learns of points and states, and the spare of a machine takes its points. */
+function listeners(
+  { onPoint, onState }: Foundation,
+  spares: SpareFollower,
+): {
+  readonly onPoint: (point: RecoveryPoint) => void;
+  readonly onState: (machineId: MachineId, change: StateChange) => void;
+} {
+  return {
+    onPoint: (point) => {
+      onPoint?.(point);
+      spares.follow(point);
+    },
+    onState: (machineId, change) => onState?.(machineId, change),
+  };
 }
 
 async function prepareDirectory(path: string, mode: number): Promise<string> {
